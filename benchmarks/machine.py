@@ -1,0 +1,70 @@
+"""What every table of benchmarks/ says about where and when it was made, and the figures' way of being written."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "transformers", "numpy")
+
+
+def cpu_model() -> str:
+    """Return the processor's name as the system gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def memory_gb() -> float:
+    """Return the machine's memory in GB."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9)
+
+
+def commit() -> str:
+    """Return the short commit of the checkout, `+` when it has changes, or `none`."""
+    run = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty=+", "--abbrev=10"]
+    found = subprocess.run(run, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "none"
+
+
+def provenance(command: str, *, extra: Sequence[str] = ()) -> str:
+    """Return the lines under a table: command, date, commit, machine, load, versions."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    lines = [
+        f"Command: `{command}`",
+        f"Date: {today} · commit {commit()}",
+        f"Machine: {cpu_model()}, {os.cpu_count()} cores, {memory_gb():.0f} GB, {platform.system()}, "
+        f"load average at the end {os.getloadavg()[0]:.1f}",
+        f"Versions: Python {platform.python_version()}, {versions}",
+        *extra,
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def spread(values: Sequence[float], *, digits: int = 3, scale: float = 1.0, unit: str = "") -> str:
+    """Return `median (min–max)`; a single value stands alone."""
+    numbers = [v * scale for v in values]
+    if not numbers:
+        return "–"
+    middle = f"{statistics.median(numbers):.{digits}f}{unit}"
+    if len(numbers) == 1:
+        return middle
+    return f"{middle} ({min(numbers):.{digits}f}–{max(numbers):.{digits}f})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,147 @@
+"""Real size: a model of Qwen's 0.5 B shape with random weights goes through the whole house.
+
+    export METIER_DATA=…
+    python benchmarks/real_size.py                    # writes benchmarks/real_size.md
+    python benchmarks/real_size.py --prepare FOLDER   # only the model, for recipes/gsm8k-lora-qwen-shape.yaml
+
+Plan, five LoRA steps on GSM8K, a stop at the first checkpoint, resume, merge and export, reload in a fresh process
+(the parity certificate). The figures: memory predicted and used, seconds per phase.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from recipe_runs import RECIPES, data_dir, metier, write_page
+
+RECIPE = RECIPES / "gsm8k-lora-qwen-shape.yaml"
+SHAPE = {
+    "vocab_size": 151936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": True,
+}
+MEMORY_LIMIT_GB, MEMORY_ERROR = 24, 0.15
+TEXT = """\
+494 M parameters, vocabulary of 151,936, random weights. Memory is the high-water mark of the worker process."""
+
+
+def prepare(folder: Path) -> None:
+    """Write the random model (bfloat16 safetensors, 1 GB) and a tokenizer trained on GSM8K, with a chat template."""
+    import torch
+    from sft.workload import read_rows, train_tokenizer
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = train_tokenizer(
+        [r["question"] + "\n" + r["answer"] for r in read_rows(Path(data_dir()) / "gsm8k" / "train.jsonl")]
+    )
+    template = resources.files("metier.data").joinpath("templates", "chatml.jinja")
+    tokenizer.chat_template = template.read_text(encoding="utf-8")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen2Config(**SHAPE, bos_token_id=None, eos_token_id=tokenizer.eos_token_id)
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+
+
+def go_through(project: Path) -> dict[str, Any]:
+    """Plan, train, stop, resume, export; return the figures."""
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, *arguments: str) -> str:
+        began = time.monotonic()
+        printed = metier(*arguments, folder=project)
+        seconds[name] = time.monotonic() - began
+        return printed
+
+    metier("init", ".", "--name", "real-size", folder=project)
+    plan = json.loads(timed("plan", "plan", str(RECIPE), "--json"))
+    began = time.monotonic()
+    started = json.loads(metier("train", str(RECIPE), "--detach", "--json", folder=project))
+    run = Path(started["dir"])
+    stopped_at = _stop_at_checkpoint(run, str(started["run"]), project)
+    seconds["train to the stop"] = time.monotonic() - began
+    timed("resume, evaluate, report", "runs", "resume", str(started["run"]))
+    status = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    exported = json.loads(
+        timed("merge, export, reload", "models", "export", str(started["run"]), "--to", "out", "--json")
+    )
+    return {
+        "predicted": plan["memory_bytes"],
+        "used": status["peak_memory_bytes"],
+        "state": status["state"],
+        "steps": [e["step"] for e in events if e["kind"] == "step"],
+        "losses": [e["loss"] for e in events if e["kind"] == "step"],
+        "step_seconds": [e["seconds"] for e in events if e["kind"] == "step"],
+        "stopped_at": stopped_at,
+        "parity": exported.get("parity"),
+        "seconds": seconds,
+    }
+
+
+def _stop_at_checkpoint(run: Path, ref: str, project: Path, *, limit_seconds: float = 3600) -> int:
+    """Wait for the first checkpoint, ask the run to stop, and return the step it stopped at."""
+    deadline = time.monotonic() + limit_seconds
+    asked = False
+    while time.monotonic() < deadline:
+        status = json.loads((run / "status.json").read_text(encoding="utf-8"))
+        if status["state"] in ("stopped", "failed", "done"):
+            break
+        events = (run / "events.jsonl").read_text(encoding="utf-8") if (run / "events.jsonl").exists() else ""
+        if not asked and '"kind": "checkpoint"' in events:
+            metier("runs", "stop", ref, folder=project)
+            asked = True
+        time.sleep(0.5)
+    if status["state"] != "stopped":
+        raise SystemExit(f"the run is {status['state']}, it should have been stopped")
+    return max(json.loads(line)["step"] for line in events.splitlines() if json.loads(line)["kind"] == "step")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="write the random model and stop")
+    parser.add_argument("--project", type=Path, help="where the run is kept (default: a temporary folder)")
+    parser.add_argument(
+        "--out", default=str(Path(__file__).with_suffix(".md")), help="the page to write, - for the terminal"
+    )
+    given = parser.parse_args()
+    if given.prepare:
+        prepare(given.prepare)
+        return 0
+    project = given.project or Path(tempfile.mkdtemp(prefix="metier-real-size-"))
+    project.mkdir(parents=True, exist_ok=True)
+    model = project / "qwen-shape"
+    if not (model / "config.json").exists():
+        prepare(model)
+    os.environ["METIER_QWEN_SHAPE"] = str(model.resolve())
+    found = go_through(project)
+    error = found["predicted"] / found["used"] - 1
+    rows = [
+        ["memory predicted, GB", f"{found['predicted'] / 1e9:.2f}", f"at most {MEMORY_LIMIT_GB}"],
+        ["memory used, GB", f"{found['used'] / 1e9:.2f}", f"at most {MEMORY_LIMIT_GB}"],
+        ["error of the prediction", f"{error:+.0%}", f"± {MEMORY_ERROR:.0%}"],
+        ["steps taken", ", ".join(map(str, found["steps"])), "1 … 5, each once"],
+        ["stopped after step", str(found["stopped_at"]), "3 or later"],
+        ["loss per step", ", ".join(f"{v:.3f}" for v in found["losses"]), "falling from ln 151,936 = 11.93"],
+        ["seconds per step", ", ".join(f"{v:.1f}" for v in found["step_seconds"]), ""],
+        ["export parity", json.dumps(found["parity"]), "certificate of a fresh process"],
+        *([f"seconds: {name}", f"{value:.0f}", ""] for name, value in found["seconds"].items()),
+    ]
+    write_page(given.out, "Real size: 0.5 B, LoRA", TEXT, ["what", "found", "wanted"], rows, "")
+    return 0 if abs(error) <= MEMORY_ERROR and found["used"] <= MEMORY_LIMIT_GB * 1e9 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Workload W1: one model directory and one dump of token ids and masks, which every contestant reads.
+
+Runs in Metier's environment. Writes into the work folder
+
+    model/         random weights from one seed (float32 safetensors), tokenizer, chat template
+    data.npz       token ids, loss masks and offsets of the examples of training and evaluation; the examples
+                   of each step
+    adapter/       for LoRA: one initial adapter in PEFT's format, so that both sides start from the same A and B
+    workload.json  the settings
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+END, PAD, OPEN, CLOSE = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
+TOKENIZER_SIZE = 8192
+SHAPES: dict[str, dict[str, int] | None] = {
+    "15m": {
+        "vocab_size": 32000,
+        "hidden_size": 288,
+        "intermediate_size": 768,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+    },
+    "nano": None,  # the shipped config.json of metier/nano
+    "135m": {
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    },
+    "tiny": {
+        "vocab_size": 8192,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+}
+"""`tiny` is for trying the script out; no figure of it is ever shown. All are Llama-shaped with tied embeddings."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What both sides do."""
+
+    shape: str
+    adapter: str  # full | lora
+    steps: int
+    batch_size: int
+    learning_rate: float
+    threads: int
+    max_length: int = 512
+    num_train: int = 1024
+    num_eval: int = 200
+    seed: int = 0
+    lora_r: int = 16
+    lora_alpha: int = 32
+
+
+def prepare(work: Path, workload: Workload, gsm8k: Path) -> dict[str, Any]:
+    """Write the workload's folder and return the facts about its tokens."""
+    import torch
+    from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
+
+    from metier.data.batching import step_examples
+
+    tokenizer = train_tokenizer([row["question"] + "\n" + row["answer"] for row in read_rows(gsm8k / "train.jsonl")])
+    shape = SHAPES[workload.shape]
+    if shape is None:
+        config = AutoConfig.from_pretrained(str(resources.files("metier.models").joinpath("assets/nano")))
+    else:
+        config = LlamaConfig(**shape, max_position_embeddings=2048, tie_word_embeddings=True)
+    torch.manual_seed(workload.seed)
+    model = LlamaForCausalLM(config).float()
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(work / "model")
+    tokenizer.save_pretrained(work / "model")
+
+    rng = np.random.default_rng(workload.seed)
+    train, test = read_rows(gsm8k / "train.jsonl"), read_rows(gsm8k / "test.jsonl")
+    arrays: dict[str, Any] = {}
+    for name, rows, wanted in (("train", train, workload.num_train), ("eval", test, workload.num_eval)):
+        chosen = [rows[i] for i in rng.permutation(len(rows))[:wanted]]
+        arrays |= _encode(name, chosen, tokenizer, workload.max_length)
+    steps = [
+        step_examples(s, n=workload.num_train, batch_size=workload.batch_size, seed=workload.seed)
+        for s in range(workload.steps)
+    ]
+    arrays["steps"] = np.stack(steps)
+    np.savez(work / "data.npz", **arrays)
+    if workload.adapter == "lora":
+        _initial_adapter(work, workload)
+    facts = {**asdict(workload), "parameters": sum(p.numel() for p in model.parameters())}
+    (work / "workload.json").write_text(json.dumps(facts, indent=2))
+    return facts
+
+
+def examples(work: Path, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (token ids, mask) of every example of a split."""
+    with np.load(work / "data.npz") as data:
+        ids, mask, offsets = data[f"{split}_ids"], data[f"{split}_mask"], data[f"{split}_offsets"]
+        return [(ids[a:b], mask[a:b]) for a, b in pairwise(offsets)]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def train_tokenizer(texts: list[str]) -> Any:
+    """Return a byte-level BPE tokenizer trained on the texts, with the special tokens of the chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=TOKENIZER_SIZE, special_tokens=[END, PAD, OPEN, CLOSE], initial_alphabet=alphabet
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END, pad_token=PAD)
+
+
+def _encode(name: str, rows: list[dict[str, str]], tokenizer: Any, max_length: int) -> dict[str, Any]:
+    from metier.core.types import Conversation, Message, identify
+    from metier.data.template import Encoder
+
+    encoder = Encoder(tokenizer, max_length=max_length, chat_template="chatml")
+    ids, masks = [], []
+    for row in rows:
+        talk = Conversation(messages=(Message("user", row["question"]), Message("assistant", row["answer"])))
+        for encoded in encoder.conversation(identify(talk)):
+            ids.append(np.asarray(encoded.token_ids, dtype=np.int64))
+            masks.append((np.asarray(encoded.loss_mask) > 0).astype(np.int64))
+    if len(ids) != len(rows):
+        raise SystemExit(f"{len(rows) - len(ids)} examples were cut away; raise max_length")
+    offsets = np.concatenate([[0], np.cumsum([len(x) for x in ids])])
+    return {
+        f"{name}_ids": np.concatenate(ids),
+        f"{name}_mask": np.concatenate(masks),
+        f"{name}_offsets": offsets,
+    }
+
+
+def _initial_adapter(work: Path, workload: Workload) -> None:
+    from metier.core.recipe import ModelSection
+    from metier.models import base as bases
+    from metier.models import policy as policies
+
+    section = ModelSection(name_or_path=str(work / "model"), dtype="float32")
+    base = bases.load(section, resolve=Path)
+    options = {"r": workload.lora_r, "lora_alpha": workload.lora_alpha, "target_modules": "all-linear"}
+    policy = policies.build(base, "lora", options, seed=workload.seed)
+    policy.adapter.save(work / "adapter", str(work / "model"))
+
+
+if __name__ == "__main__":
+    arguments = json.loads(sys.argv[1])
+    facts = prepare(Path(arguments["work"]), Workload(**arguments["workload"]), Path(arguments["gsm8k"]))
+    print(json.dumps(facts))

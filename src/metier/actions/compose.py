@@ -1,0 +1,253 @@
+"""compose(recipe) → Parts: everything a run needs, built from its resolved recipe and pinned choices.
+
+The order is the journey's: dataset → base → encoder → feeds → policy → plan. Nothing here trains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from metier.core.errors import ConfigError, DataError
+from metier.core.project import Project, digest_json, read_json, write_json
+from metier.core.recipe import Recipe
+from metier.core.types import Labelled, Split
+from metier.data.dataset import build
+from metier.data.lengths import LengthReport
+from metier.data.template import Encoder
+from metier.data.tokens import TokenTable
+from metier.data.versions import Dataset
+from metier.models import base as bases
+from metier.models import policy as policies
+from metier.models.cache import context_window
+from metier.models.policy import Policy
+from metier.training import loop, optim
+from metier.training.feed import Feed
+from metier.training.method import Facts, Method
+from metier.training.validate import Watch
+
+EVALUATIONS_PER_RUN = 10
+CPU_MICRO_BATCH_TOKENS = 4096
+GPU_MICRO_BATCH_TOKENS = 16384
+
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts:
+    """What a run is made of."""
+
+    recipe: Recipe
+    project: Project
+    dataset: Dataset
+    base: bases.Base
+    encoder: Encoder
+    method: Method
+    policy: Policy
+    train: Feed
+    validation: Feed
+    lengths: LengthReport
+    plan: loop.Plan
+    watch: Watch
+    every_steps: int
+    save_steps: int
+    choices: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digests of what the result depends on; a resume compares them."""
+        return {"dataset": self.dataset.digest, "base": self.base.digest, "tokens": self.encoder.fingerprint()}
+
+
+def compose(
+    recipe: Recipe,
+    project: Project,
+    *,
+    pinned: Mapping[str, str] | None = None,
+    dataset: str | None = None,
+    progress: Progress | None = None,
+) -> Parts:
+    """Build the parts of a run.
+
+    Args:
+        dataset: the version an earlier start of the same run used (`data:support@v3`), whatever the sources hold now.
+        pinned: choices of an earlier start of the same run (`dtype`, `device`, `threads`, …): reused, not probed again.
+        progress: called with (what, done, total).
+
+    Raises:
+        ConfigError, DataError, MachineError: whatever the rooms below find wrong.
+    """
+    rows = Dataset.find(project, dataset) if dataset else build(recipe, project, progress=progress)
+    method = Method.of(recipe.method.kind, recipe.method.options, facts_of(rows), place=recipe.place("method.kind"))
+    method.check(rows.manifest["kinds"])
+    threads = recipe.training.num_threads
+    fixed = {} if threads == "auto" else {"threads": str(threads)}
+    base = bases.load(recipe.model, resolve=project.path, choices={**(pinned or {}), **fixed})
+    feeds: list[Feed] = []
+    reports: list[LengthReport] = []
+    notes: Counter[str] = Counter()
+    for split in ("train", "validation"):
+        # An encoder counts what it cuts, so each split has its own.
+        encoder = encoder_of(recipe, rows, base)
+        feed, lengths = _feed(split, project, rows, method, encoder, progress)
+        feeds.append(feed)
+        reports.append(lengths)
+        notes.update(encoder.notes)
+    train, validation = feeds
+    if not len(train):
+        raise DataError(
+            354,
+            "No training example has a supervised token left",
+            received=f"{reports[0].cut_rows} rows cut at training.max_length={recipe.training.max_length}",
+            fix="a larger training.max_length, or training.truncation=left",
+        )
+    policy = policies.build(
+        base,
+        recipe.adapter.kind,
+        recipe.adapter.options,
+        head=method.head(),
+        encoder=encoder,
+        seed=recipe.training.seed,
+    )
+    plan, choices = _plan(recipe, policy, method, train)
+    every = recipe.evaluation.every_steps
+    every_steps = max(1, round(plan.steps / EVALUATIONS_PER_RUN)) if every == "auto" else every
+    save = recipe.training.save_steps
+    return Parts(
+        recipe=recipe,
+        project=project,
+        dataset=rows,
+        base=base,
+        encoder=encoder,
+        method=method,
+        policy=policy,
+        train=train,
+        validation=validation,
+        lengths=reports[0],
+        plan=plan,
+        watch=Watch(
+            "accuracy" if method.kind == "classify" and method.facts.problem_type != "regression" else "loss",
+            recipe.training.early_stopping_patience,
+        ),
+        every_steps=every_steps,
+        save_steps=every_steps if save == "auto" else save,
+        choices={**base.reasons, **choices},
+        notes=[f"{count} × {note}" for note, count in sorted(notes.items())],
+    )
+
+
+# ───────────────────────────────────────────────────────────────────────────── pieces
+
+
+def facts_of(dataset: Dataset) -> Facts:
+    """Return what a method may know of the dataset: labels, problem type, mean and spread of numeric targets."""
+    problem_type = dataset.manifest.get("problem_type")
+    mean, scale = 0.0, 1.0
+    if problem_type == "regression":
+        targets = np.array([float(e.target) for e in dataset.examples("train") if isinstance(e, Labelled)])  # type: ignore[arg-type]
+        mean, scale = float(targets.mean()), float(targets.std()) or 1.0
+    return Facts(tuple(dataset.manifest.get("labels") or ()), problem_type, mean, scale)
+
+
+def encoder_of(recipe: Recipe, dataset: Dataset, base: bases.Base) -> Encoder:
+    """Return the one encoder of a run; it cuts at the model's context window when that is shorter than max_length."""
+    window = context_window(base.model)
+    return Encoder(
+        base.tokenizer,
+        max_length=min(recipe.training.max_length, window) if window else recipe.training.max_length,
+        truncation=recipe.training.truncation,
+        prompt=recipe.data.prompt,
+        chat_template=recipe.model.chat_template,
+        labels=tuple(dataset.manifest.get("labels") or ()),
+        assistant_only_loss=bool(recipe.method.options.get("assistant_only_loss", True)),
+    )
+
+
+def _feed(
+    split: Split,
+    project: Project,
+    dataset: Dataset,
+    method: Method,
+    encoder: Encoder,
+    progress: Progress | None,
+) -> tuple[Feed, LengthReport]:
+    """Tokenise a split once; the next run with the same rows, tokenizer and options maps the same files."""
+    key = digest_json(
+        {
+            "tokens": encoder.fingerprint(),
+            "dataset": dataset.digest,
+            "split": split,
+            "method": [method.kind, method.options.model_dump(mode="json")],
+        }
+    )
+    if progress:
+        progress(f"tokens of {split}", 0, dataset.count(split))
+    folder = project.cache_dir / "tokens" / key[:32]
+    table = TokenTable.cached(folder, key, method.encode(dataset.examples(split), encoder))
+    # What tokenising did to the rows is kept beside the table: a cached table must not hide what was cut.
+    beside = folder.with_suffix(".json")
+    if encoder.report.n or not beside.exists():
+        write_json(beside, {"report": asdict(encoder.report), "notes": dict(encoder.notes)})
+    kept = read_json(beside)
+    encoder.notes.clear()
+    encoder.notes.update(kept["notes"])
+    percentiles = {int(k): v for k, v in kept["report"].pop("percentiles").items()}
+    report = LengthReport(**kept["report"], percentiles=percentiles)
+    return Feed.of(table, pad_id=encoder.pad_id, facts=method.facts), report
+
+
+def _plan(recipe: Recipe, policy: Policy, method: Method, train: Feed) -> tuple[loop.Plan, dict[str, str]]:
+    training = recipe.training
+    per_epoch = math.ceil(len(train) / training.batch_size)
+    steps = max(1, math.ceil(per_epoch * training.num_train_epochs))
+    if training.max_steps is not None:
+        steps = min(steps, training.max_steps)
+    rate = optim.learning_rate(training, adapter=recipe.adapter.kind, method=method.kind, width=policy.width)
+    gpu = policy.device.type != "cpu"
+    tokens = training.micro_batch_tokens
+    chosen = (GPU_MICRO_BATCH_TOKENS if gpu else CPU_MICRO_BATCH_TOKENS) if tokens == "auto" else tokens
+    choices = {"learning_rate": f"{rate.value:g} because {rate.reason}"}
+    if tokens == "auto":
+        choices["micro_batch_tokens"] = (
+            f"{chosen} because that is the rule for {policy.device.type}; halved if memory runs out"
+        )
+    plan = loop.Plan(
+        steps=steps,
+        peak_learning_rate=rate.value,
+        warmup_steps=round(training.warmup_ratio * steps),
+        micro_batch_tokens=chosen,
+        training=training,
+        head_multiplier=getattr(method.options, "head_learning_rate_multiplier", 1.0),
+    )
+    return plan, choices
+
+
+def checkpoint_of(run_dir: Path, which: str = "best") -> Path:
+    """Return the directory of a run's `best` or `last` checkpoint, or of a step's number.
+
+    Raises:
+        ConfigError: E235, the run has no such checkpoint.
+    """
+    from metier.training import checkpoint
+
+    folder = run_dir / "checkpoints"
+    if which == "best" and (run_dir / "best.json").is_file():
+        return folder / str(read_json(run_dir / "best.json")["checkpoint"])
+    if which.isdigit() and (folder / f"step-{int(which):06d}").is_dir():
+        return folder / f"step-{int(which):06d}"
+    path, _ = checkpoint.newest(folder)
+    if path is None or which not in ("best", "last"):
+        raise ConfigError(
+            235,
+            f"The run has no checkpoint `{which}`",
+            place=str(run_dir),
+            expected=", ".join(p.name for p in checkpoint.listing(folder)) or "no checkpoint yet",
+            fix="metier runs show",
+        )
+    return path

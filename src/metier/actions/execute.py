@@ -1,0 +1,198 @@
+"""execute(run): what happens inside a run's process, in order: compose → train → evaluate → report."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+from metier.actions.compose import Parts, Progress, compose
+from metier.actions.evaluate import evaluate_parts
+from metier.actions.plan import peak_memory_bytes, plan_parts, write_plan
+from metier.core.errors import ConfigError
+from metier.core.project import Project, read_json, write_json
+from metier.core.recipe import Recipe
+from metier.core.run import Run
+from metier.training import checkpoint, loop
+from metier.training.validate import validate
+
+
+class Stop(Protocol):
+    """A request to stop; while `deferred`, it waits for the step in progress."""
+
+    signal: int | None
+    deferred: bool
+
+    def now(self) -> None:
+        """End the run's work here."""
+        ...
+
+
+def execute(run: Run, project: Project, stop: Stop) -> None:
+    """Compose the run, train what is left to train, evaluate, report."""
+    recipe = Recipe.read(run.dir / "recipe.resolved.yaml")
+    began = time.perf_counter()
+    pinned = (
+        read_json(run.dir / "environment.json").get("pinned", {}) if (run.dir / "environment.json").exists() else {}
+    )
+    run.event("phase", name="prepare", text="data, base model, tokens")
+    parts = compose(recipe, project, pinned=pinned, dataset=run.status().get("dataset"), progress=_progress(run))
+    write_json(
+        run.dir / "environment.json",
+        {
+            "pinned": parts.base.choices,
+            "choices": parts.choices,
+            "digests": parts.digests,
+            "versions": checkpoint.versions(),
+        },
+    )
+    run.update(dataset=parts.dataset.ref, dataset_digest=parts.dataset.digest)
+    for text in parts.notes:
+        run.event("note", code="tokens", text=text)
+    predicted = plan_parts(parts)
+    write_plan(run.dir / "plan.json", predicted)
+    run.event(
+        "plan",
+        steps=parts.plan.steps,
+        examples=len(parts.train),
+        tokens=predicted.tokens,
+        seconds=predicted.seconds,
+        memory_bytes=predicted.memory_bytes,
+    )
+    _train(run, parts, stop)
+    run.update(
+        seconds=round(time.perf_counter() - began + float(run.status().get("seconds", 0.0)), 3),
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+    run.event("phase", name="evaluate", text="the run and its untouched base on held-out rows")
+    report = evaluate_parts(parts, run, progress=_progress(run))
+    run.event("done", sentence=report.sentence, report=str(run.dir / "report.html"), verdict=report.verdict)
+
+
+def _train(run: Run, parts: Parts, stop: Stop) -> None:
+    state = loop.start(parts.policy, parts.plan)
+    _resume(run, parts, state)
+    run.event("phase", name="train", text=f"step {state.step} of {parts.plan.steps}")
+    steps = loop.train(
+        parts.policy,
+        parts.method,
+        lengths=parts.train.lengths,
+        collate=parts.train.collate,
+        plan=parts.plan,
+        state=state,
+    )
+    stop.deferred = True
+    budget = parts.plan.micro_batch_tokens
+    while state.step < parts.plan.steps and not parts.watch.done:
+        info = next(steps)
+        while state.notes:
+            run.event("note", code="memory", text=state.notes.pop(0))
+        run.event(
+            "step",
+            step=info.step,
+            steps=parts.plan.steps,
+            loss=info.loss,
+            learning_rate=info.learning_rate,
+            grad_norm=info.grad_norm,
+            tokens=info.tokens,
+            slots=info.slots,
+            supervised=info.supervised,
+            examples=info.examples,
+            seconds=info.seconds,
+            tokens_per_second=info.tokens / info.seconds,
+            seconds_left=state.seconds / state.step * (parts.plan.steps - state.step),
+        )
+        last = info.step == parts.plan.steps
+        figures: dict[str, float] = {}
+        best = False
+        if len(parts.validation) and (last or info.step % parts.every_steps == 0):
+            figures = validate(
+                parts.policy,
+                parts.method,
+                parts.validation,
+                budget_tokens=budget,
+                packing=parts.recipe.training.packing,
+            )
+            best = parts.watch.see(info.step, figures)
+            run.event("evaluation", step=info.step, best=best, **figures)
+        done = last or parts.watch.done or stop.signal is not None
+        if done or best or info.step % parts.save_steps == 0:
+            path = checkpoint.save(run.checkpoints_dir, parts.policy, state, digests=parts.digests, figures=figures)
+            run.event("checkpoint", step=info.step, path=path.name)
+            if best or not len(parts.validation):
+                write_json(
+                    run.dir / "best.json",
+                    {
+                        "checkpoint": path.name,
+                        "step": info.step,
+                        "figures": figures,
+                        "chosen_by": parts.watch.metric if figures else "last step",
+                    },
+                )
+            checkpoint.rotate(run.checkpoints_dir, keep=parts.recipe.training.save_total_limit, best=_best(run))
+        if stop.signal is not None:
+            stop.now()
+    stop.deferred = False
+    if parts.watch.done and state.step < parts.plan.steps:
+        run.event(
+            "note",
+            code="early-stopping",
+            text=f"stopped at step {state.step}: no better {parts.watch.metric} on validation in "
+            f"{parts.watch.patience} evaluations; the best was step {parts.watch.best_step}",
+        )
+    _reload_best(run, parts)
+
+
+def _resume(run: Run, parts: Parts, state: loop.State) -> None:
+    """Continue from the newest checkpoint that verifies; replay the evaluations it had seen."""
+    path, notes = checkpoint.newest(run.checkpoints_dir)
+    for text in notes:
+        run.event("note", code="checkpoint", text=text)
+    if path is None:
+        return
+    saved = checkpoint.restore(path, parts.policy, state)
+    changed = [k for k, v in parts.digests.items() if saved["digests"].get(k) != v]
+    if changed:
+        raise ConfigError(
+            236,
+            f"The run cannot be resumed: its {' and '.join(changed)} changed since {path.name} was written",
+            place=str(run.dir),
+            fix=f"metier runs resume {run.number} --fork starts a new run from the recipe",
+        )
+    seen = {e["step"]: e for e in run.events("evaluation") if e["step"] <= state.step}
+    for step in sorted(seen):
+        parts.watch.see(step, {parts.watch.metric: seen[step][parts.watch.metric]})
+    run.event("note", code="resumed", text=f"resumed from {path.name}")
+
+
+def _reload_best(run: Run, parts: Parts) -> None:
+    """Load the chosen checkpoint into the policy: what is evaluated is what is on disk."""
+    name = _best(run)
+    if name is None:
+        return
+    path = run.checkpoints_dir / name
+    wrong = checkpoint.problems(path)
+    if wrong:
+        raise ConfigError(
+            237,
+            f"The best checkpoint does not verify: {wrong[0]}",
+            place=str(path),
+            fix=f"metier runs resume {run.number} --fork",
+        )
+    parts.policy.restore(path)
+
+
+def _best(run: Run) -> str | None:
+    path = run.dir / "best.json"
+    return str(read_json(path)["checkpoint"]) if path.exists() else None
+
+
+def _progress(run: Run) -> Progress:
+    last: dict[str, Any] = {"time": 0.0, "what": ""}
+
+    def report(what: str, done: int, total: int | None) -> None:
+        moment = time.monotonic()
+        if what != last["what"] or moment - last["time"] > 0.5:
+            last.update(time=moment, what=what)
+            run.event("progress", what=what, done=done, total=total)
+
+    return report

@@ -1,0 +1,162 @@
+"""Write a project's first recipe from its rows, and add sources to a recipe without touching its comments."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metier.core.errors import ConfigError, DataError
+from metier.core.project import Project, write_text
+from metier.core.recipe import Recipe
+from metier.data.formats import Detection, detect
+from metier.data.rows import Row
+from metier.data.source import read_rows
+
+DETECTION_ROWS = 200
+METHOD_OF = {"labelled": "classify", "text": "cpt", "conversation": "sft"}
+TASK_OF = {"labelled": "classify", "text": "continue", "conversation": "chat"}
+
+
+@dataclass(frozen=True, slots=True)
+class FirstRecipe:
+    """A recipe that was written, and what it was written from."""
+
+    path: Path
+    format: str
+    reason: str
+    task: str
+
+
+def first_recipe(
+    project: Project, data: Path, *, name: str | None = None, task: str | None = None, model: str = "metier/nano"
+) -> FirstRecipe:
+    """Write a commented recipe for a data file; format, task and method follow from its rows.
+
+    Raises:
+        DataError: E300–E304, the file cannot be read or its rows have no known shape.
+        ConfigError: E264, the recipe exists already.
+    """
+    found = _detected(data, task)
+    slug = re.sub(r"[^a-z0-9._-]+", "-", (name or data.stem).lower()).strip("-._")[:64] or "specialist"
+    path = project.root / "recipes" / f"{slug}.yaml"
+    if path.exists():
+        raise ConfigError(
+            264, "There is such a recipe already", place=project.shown(path), fix="metier init --name OTHER"
+        )
+    chosen = task or TASK_OF.get(found.kind, "chat")
+    source = str(data.relative_to(project.root)) if data.is_relative_to(project.root) else str(data)
+    method = METHOD_OF.get(found.kind, "sft")
+    write_text(path, _text(slug, chosen, source, found, model, method if chosen != "continue" else "cpt"))
+    Recipe.read(path)
+    return FirstRecipe(path, found.name, found.reason, chosen)
+
+
+def add_source(path: Path, entry: dict[str, Any], project: Project) -> int:
+    """Add a source at the end of `data.sources` of a recipe file and return its line; comments stay.
+
+    Raises:
+        DataError: E300–E302, the source cannot be read.
+        ConfigError: E265, the recipe's sources are not written as a block list.
+    """
+    if not str(entry["path"]).startswith("hf:"):
+        next(iter(read_rows(project.path(str(entry["path"])))), None)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    recipe = Recipe.read(path)
+    after = _end_of_sources(lines, recipe, path)
+    indent = re.match(r"\s*", lines[after - 1])[0] if recipe.data.sources else "    "  # type: ignore[index]
+    first = _line_of_last(lines, after)
+    indent = first if first is not None else indent
+    body = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
+    added = [f"{indent}{line}\n" for line in body.splitlines()]
+    if lines and not lines[after - 1].endswith("\n"):
+        lines[after - 1] += "\n"
+    text = "".join([*lines[:after], *added, *lines[after:]])
+    Recipe.parse(text, file=path.name)
+    write_text(path, text)
+    return after + 1
+
+
+# ───────────────────────────────────────────────────────────────────────────── inside
+
+
+def _detected(data: Path, task: str | None) -> Detection:
+    rows = [row.value for row in islice(read_rows(data), DETECTION_ROWS) if isinstance(row, Row)]
+    if not rows:
+        raise DataError(305, "No row of the file can be read", place=str(data))
+    return detect(rows, task, place=data.name)
+
+
+def _text(name: str, task: str, source: str, found: Detection, model: str, method: str) -> str:
+    kind = f"{{kind: {method}}}"
+    rows = json.dumps(source, ensure_ascii=False)
+    adapter = "full" if model == "metier/nano" else "lora"
+    return f"""\
+# {name}: made by `metier init` from {Path(source).name}. Every key: docs/recipe.md
+version: 1
+name: {name}
+objective:
+  task: {task}
+  description: ""            # one sentence for the reader of the report
+  targets: {{}}                # such as {{{_target(method)}: ">= 0.9"}}; frozen before training
+data:
+  sources:
+    - path: {rows}
+      split: auto            # train | validation | test, where the file is one of them
+      format: {found.name:<14} # {found.reason}
+  split: {{validation: 0.1, test: 0.1, seed: 0}}
+model:
+  name_or_path: {model}
+adapter: {{kind: {adapter}}}        # metier catalog ls adapters
+method: {kind}     # metier catalog ls methods
+training:
+  num_train_epochs: 3
+  batch_size: 16
+  max_length: 1024           # metier plan says how many rows it cuts
+  seed: 0
+"""
+
+
+def _target(method: str) -> str:
+    return {"classify": "accuracy", "cpt": "bits_per_byte"}.get(method, "rouge")
+
+
+def _line_of_last(lines: list[str], after: int) -> str | None:
+    """The indentation of the last `- ` item before a line, or None."""
+    for line in reversed(lines[:after]):
+        match = re.match(r"(\s*)- ", line)
+        if match:
+            return match[1]
+        if re.match(r"\s*sources:", line):
+            return None
+    return None
+
+
+def _end_of_sources(lines: list[str], recipe: Recipe, path: Path) -> int:
+    """The number of lines up to the end of the block list under `sources:`."""
+    start = next((i for i, line in enumerate(lines) if re.match(r"\s+sources:\s*(#.*)?$", line)), None)
+    if start is None:
+        raise ConfigError(
+            265,
+            "data.sources is not written as a list with a line per source",
+            place=recipe.place("data.sources") or path.name,
+            expected="data:\\n  sources:\\n    - path: …",
+            fix="write the sources as a block list, then repeat",
+        )
+    depth = len(lines[start]) - len(lines[start].lstrip())
+    end = start + 1
+    last = end
+    while end < len(lines):
+        line = lines[end]
+        inner = len(line) - len(line.lstrip())
+        if line.strip() and not line.lstrip().startswith("#"):
+            if inner < depth or (inner == depth and not line.lstrip().startswith("- ")):
+                break
+            last = end + 1
+        end += 1
+    return last

@@ -1,0 +1,106 @@
+"""What a run's events say about its training, and its dataset's manifest about the data: two parts of the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metier.actions.compose import Parts
+from metier.core.project import read_json
+from metier.core.run import Run
+from metier.evaluation.result import DataSummary, TrainingSummary
+from metier.training.validate import overfitting
+
+CURVE_POINTS = 400
+
+
+def training_summary(parts: Parts, run: Run) -> TrainingSummary:
+    """Return how the run was trained; a step taken twice (after a kill) counts once, as it was taken last."""
+    steps = {int(e["step"]): e for e in run.events("step")}
+    evaluations = {int(e["step"]): e for e in run.events("evaluation")}
+    taken = [steps[s] for s in sorted(steps)]
+    tokens = sum(int(e["tokens"]) for e in taken)
+    slots = sum(int(e["slots"]) for e in taken)
+    examples = sum(int(e["examples"]) for e in taken)
+    train_seconds = sum(float(e["seconds"]) for e in taken)
+    status = run.status()
+    plan = read_json(run.dir / "plan.json") if (run.dir / "plan.json").exists() else {}
+    seconds = float(status.get("seconds", train_seconds))
+    peak = int(status.get("peak_memory_bytes", 0))
+    best = read_json(run.dir / "best.json") if (run.dir / "best.json").exists() else {}
+    validation = [
+        {k: float(v) for k, v in evaluations[s].items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        for s in sorted(evaluations)
+    ]
+    trained = parts.policy.trained()
+    return TrainingSummary(
+        method=parts.recipe.method.kind,
+        adapter=parts.recipe.adapter.kind,
+        steps=len(taken),
+        epochs=examples / max(1, len(parts.train)),
+        examples=examples,
+        tokens=tokens,
+        supervised_tokens=sum(int(e["supervised"]) for e in taken),
+        padding=1 - tokens / slots if slots else 0.0,
+        seconds=train_seconds,
+        tokens_per_second=tokens / train_seconds if train_seconds else 0.0,
+        peak_memory_bytes=peak,
+        trainable_parameters=sum(p.numel() for p in trained.values()),
+        total_parameters=parts.base.num_parameters
+        + (sum(p.numel() for p in parts.policy.head.parameters()) if parts.policy.head is not None else 0),
+        best_step=int(best.get("step", 0)),
+        stopped_early=bool(taken) and int(taken[-1]["step"]) < parts.plan.steps,
+        overfitting=overfitting(
+            _since_last(taken, sorted(evaluations)), [(int(v["step"]), v["loss"]) for v in validation]
+        ),
+        curve=_thinned(taken),
+        validation_curve=validation,
+        estimate={k: float(plan[k]) for k in ("seconds", "memory_bytes", "disk_bytes") if k in plan},
+        actual={"seconds": seconds, "memory_bytes": float(peak), "disk_bytes": float(disk_bytes(run))},
+        choices=parts.choices,
+    )
+
+
+def data_summary(parts: Parts) -> DataSummary:
+    """Return what the model was trained and measured on."""
+    dataset, manifest = parts.dataset, parts.dataset.manifest
+    quarantine = manifest.get("quarantine", {})
+    leaks = manifest.get("split_proof", {}).get("leaks", {})
+    return DataSummary(
+        dataset=dataset.ref,
+        digest=dataset.digest,
+        rows={s: dataset.count(s) for s in ("train", "validation", "test")},
+        quarantined=int(quarantine.get("rows", 0)),
+        quarantine_reasons={k: int(v["count"]) for k, v in quarantine.get("reasons", {}).items()},
+        leaks={k: int(v) for k, v in leaks.items() if isinstance(v, int)},
+        steps=list(manifest.get("steps", [])),
+        sources=list(manifest.get("sources", [])),
+        labels={label: int(found["train"]) for label, found in manifest.get("label_counts", {}).items()},
+    )
+
+
+def disk_bytes(run: Run) -> int:
+    """Return the size of a run's directory."""
+    return sum(p.stat().st_size for p in run.dir.rglob("*") if p.is_file())
+
+
+def _since_last(taken: list[dict[str, Any]], marks: list[int]) -> list[tuple[int, float]]:
+    """Mean training loss between evaluations."""
+    found, start = [], 0
+    for mark in marks:
+        losses = [float(e["loss"]) for e in taken if start < int(e["step"]) <= mark]
+        if losses:
+            found.append((mark, sum(losses) / len(losses)))
+        start = mark
+    return found
+
+
+def _thinned(taken: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """At most CURVE_POINTS points; each is the mean over its stretch of steps."""
+    keys = ("loss", "learning_rate", "grad_norm", "tokens_per_second")
+    size = max(1, -(-len(taken) // CURVE_POINTS))
+    points = []
+    for start in range(0, len(taken), size):
+        stretch = taken[start : start + size]
+        point = {k: sum(float(e[k]) for e in stretch) / len(stretch) for k in keys}
+        points.append({"step": float(stretch[-1]["step"]), **point})
+    return points

@@ -1,0 +1,101 @@
+"""The process of one run: `python -m metier.actions.worker RUN_DIR`.
+
+compose → train → evaluate → report. Everything it finds goes to events.jsonl and status.json, where the command line
+and the web page read it. SIGINT or SIGTERM is a request to stop: the step in progress ends, a checkpoint is written,
+the run can be resumed; a second signal ends the process at once. SIGHUP stops nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from metier.core import jobs
+from metier.core.errors import MetierError
+from metier.core.project import Project
+from metier.core.run import Run
+
+
+class Stopped(BaseException):
+    """Somebody asked the run to stop."""
+
+
+class StopRequest:
+    """Turns the first signal into a request and the second into an end.
+
+    Inside the training loop the request waits for the step to end; elsewhere it interrupts, since every write is
+    atomic and every phase can be repeated.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.deferred = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(128 + self.signal)
+        self.signal = number
+        if not self.deferred:
+            self.now()
+
+    def now(self) -> None:
+        """End the run's work here."""
+        raise Stopped
+
+
+def main(run_dir: str) -> int:
+    """Run one run directory to its end and return the exit code."""
+    run = Run(Path(run_dir))
+    stop = StopRequest()
+    run.hold()
+    try:
+        project = Project.find(run.dir)
+        run.move("running", pid=os.getpid())
+        with ExitStack() as stack:
+            stack.enter_context(jobs.heartbeat(run))
+            run.event("phase", name="queue", text="waiting for the machine's compute slot")
+            stack.enter_context(jobs.compute_slot(run))
+            from metier.actions.execute import execute  # torch; imported once the run can report a failure
+
+            execute(run, project, stop)
+        run.move("done")
+        return 0
+    except Stopped:
+        number = stop.signal or signal.SIGTERM
+        resume = f"metier runs resume {run.number}"
+        run.event("note", code="stopped", text=f"stopped on request; continue with: {resume}")
+        run.move("stopped", reason=signal.Signals(number).name, resume=resume)
+        return 128 + number
+    except MetierError as error:
+        run.event("error", exit_code=error.exit_code, **error.to_json())
+        run.move("failed", reason=error.code)
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    except Exception as error:
+        run.event(
+            "error",
+            exit_code=1,
+            code="E100",
+            what=f"{type(error).__name__}: a bug in Metier",
+            place="log.txt",
+            received="",
+            expected="",
+            fix=f"metier runs logs {run.number} shows the traceback",
+        )
+        run.move("failed", reason="E100")
+        traceback.print_exc()
+        return 1
+    finally:
+        run.release()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,160 @@
+"""`metier data add|preview|check|prepare|card`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from metier.cli import locate
+from metier.cli.flags import Json, Words
+from metier.cli.progress import counting
+from metier.cli.show import Show, pairs, style
+from metier.core.errors import ConfigError, DataError
+
+app = typer.Typer(help="Add, look at, check and prepare training data.", no_args_is_help=True)
+_LEVELS = {"error": ("red", "✗"), "warning": ("yellow", "!"), "ok": ("green", "✓")}
+
+
+@app.command()
+def add(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="File, folder, glob or `hf:org/name`.")],
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="The recipe to change; default: the project's only one.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation, test, or auto: divided by data.split.")] = "auto",
+    form: Annotated[str, typer.Option("--format", help="A format's name, or auto.")] = "auto",
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="NAME=COLUMN", help="Canonical column = the file's; repeatable."),
+    ] = None,
+    license: Annotated[str | None, typer.Option(help="SPDX identifier of the data's license.")] = None,
+    basis: Annotated[str | None, typer.Option(help="Legal basis, such as consent.")] = None,
+    purpose: Annotated[list[str] | None, typer.Option(help="What it may be used for; repeatable.")] = None,
+    json: Json = False,
+) -> None:
+    """Add a source to a recipe, whose comments stay as they are."""
+    from metier.actions import recipes as actions
+
+    show = Show(json)
+    found = locate.recipe([recipe] if recipe else None)
+    permission = {"license": license, "basis": basis, "purpose": purpose}
+    entry: dict[str, Any] = {"path": _as_written(source, found.project.root)}
+    entry |= {"split": split} if split != "auto" else {}
+    entry |= {"format": form} if form != "auto" else {}
+    entry |= {"map": dict(_pair(c) for c in columns)} if columns else {}
+    stated = {name: value for name, value in permission.items() if value}
+    entry |= {"permission": stated} if stated else {}
+    line = actions.add_source(found.path, entry, found.project)
+    show.result({"recipe": str(found.path), "line": line, "source": entry}, f"{found.project.shown(found.path)}:{line}")
+    show.next(f"metier data preview {found.project.shown(found.path)}")
+
+
+@app.command()
+def preview(
+    words: Words = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many examples.")] = 3,
+    tokens: Annotated[int, typer.Option(min=0, help="Show the tokens of so many examples, colored by loss mask.")] = 0,
+    json: Json = False,
+) -> None:
+    """Show what the rows become.
+
+    The format and why, some examples, and with --tokens the tokens that the loss is taken on.
+    """
+    from metier.actions.data import preview as preview_rows
+
+    show = Show(json)
+    found = locate.recipe(words)
+    result = preview_rows(found.recipe, found.project, rows=rows, tokens=tokens)
+    show.result(result, result.to_text())
+
+
+@app.command()
+def check(
+    words: Words = None,
+    show_code: Annotated[
+        str | None, typer.Option("--show", metavar="CODE", help="Every place of one finding, such as E310.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check the data: unusable rows, labels, leaks, lengths.
+
+    Exits with 3 when something must be repaired first.
+    """
+    from metier.actions.data import check as check_rows
+
+    show = Show(json)
+    found = locate.recipe(words)
+    findings = check_rows(found.recipe, found.project)
+    chosen = [f for f in findings if show_code is None or f.code == show_code]
+    lines = []
+    for f in chosen:
+        color, mark = _LEVELS.get(f.level, ("cyan", "·"))
+        lines.append(f"{style(mark, color)} {f.code}  {f.what}" + (f"  ({f.count:,})" if f.count else ""))
+        places = f.places if show_code else f.places[:3]
+        lines += [f"    {place}" for place in places]
+        lines += [f"    next: {f.fix}"] if f.fix else []
+    show.result(chosen, "\n".join(lines) or "nothing found")
+    errors = [f for f in findings if f.level == "error"]
+    if errors:
+        raise typer.Exit(int(errors[0].code[1]) if errors[0].code[1:2].isdigit() else DataError.digit)
+
+
+@app.command()
+def prepare(words: Words = None, json: Json = False) -> None:
+    """Make an immutable dataset version from the rows.
+
+    Read, clean, divide into train, validation and test. The same input gives the same version.
+    """
+    from metier.actions.data import prepare as prepare_rows
+
+    show = Show(json)
+    found = locate.recipe(words)
+    dataset = prepare_rows(found.recipe, found.project, progress=counting(show.say))
+    counts = {split: dataset.count(split) for split in ("train", "validation", "test")}
+    value = {"dataset": dataset.ref, "digest": dataset.digest, "dir": str(dataset.dir), "rows": counts}
+    text = pairs(
+        {
+            "dataset": dataset.ref,
+            **{f"{s} rows": n for s, n in counts.items()},
+            "folder": found.project.shown(dataset.dir),
+        }
+    )
+    show.result(value, text)
+    show.next(f"metier data card {dataset.ref}", " ".join(["metier plan", *(words or [])]))
+
+
+@app.command()
+def card(
+    ref: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset version, such as data:support@v3.")],
+    json: Json = False,
+) -> None:
+    """Print the data card of a dataset version."""
+    from metier.core import refs
+    from metier.core.project import Project, read_json
+
+    show = Show(json)
+    project = Project.find()
+    folder = refs.dataset_dir(project, ref)
+    page = folder / "card.md"
+    if not page.exists():
+        raise ConfigError(257, f"`{ref}` has no data card", place=str(folder), fix="metier data prepare RECIPE")
+    show.result(read_json(folder / "manifest.json"), page.read_text(encoding="utf-8"))
+    if (folder / "report.html").exists():
+        show.say(f"report: {project.shown(folder / 'report.html')}")
+
+
+def _as_written(source: str, root: Path) -> str:
+    """A path as a recipe holds it: relative to the project where it lies inside, absolute elsewhere."""
+    if source.startswith(("hf:", "$", "~")):
+        return source
+    path = Path.cwd() / source
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, column = text.partition("=")
+    if not (name and equals and column):
+        raise ConfigError(207, "--map takes NAME=COLUMN", received=text, expected="such as text=body")
+    return name, column

@@ -1,0 +1,23 @@
+"""Arguments that several commands share, so that one word means one thing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout, errors too.")]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE | KEY=VALUE",
+        help="A recipe file (may be left out where the project has one only) and keys to set, such as training.seed=1.",
+        show_default=False,
+    ),
+]
+RunRef = Annotated[str, typer.Argument(metavar="RUN", help="A run: its number, `last`, or its directory.")]
+PolicyRef = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run: its number or `last`; `run:12@last` names a checkpoint."),
+]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to set.", show_default=False)]

@@ -1,0 +1,152 @@
+"""`metier predict`, `chat` and `models export`."""
+
+from __future__ import annotations
+
+import enum
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from metier.cli import locate
+from metier.cli.flags import Json, PolicyRef
+from metier.cli.show import Show, pairs, style
+from metier.core.errors import ConfigError, DataError
+
+app = typer.Typer(help="Export models.", no_args_is_help=True)
+
+
+class ExportForm(enum.StrEnum):
+    """The layout of an export."""
+
+    hf = "hf"
+    peft = "peft"
+
+
+class Other(enum.StrEnum):
+    """Whom `chat` answers beside."""
+
+    base = "base"
+
+
+def predict(
+    ref: PolicyRef,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TEXT", help="Inputs; without any, lines from stdin.", show_default=False),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", help="JSONL with one object per line (the recipe's columns), or text with one input per line."
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Cap on a completion, in tokens.")] = 128,
+    json: Json = False,
+) -> None:
+    """Answer inputs with a run, one line per input.
+
+    With --json the answers are objects with label probabilities or token counts; line breaks are kept.
+    """
+    from metier.actions import models as actions
+    from metier.core.page import visible
+
+    show = Show(json)
+    project, _ = locate.run(ref.partition("@")[0])
+    inputs = _inputs(texts, file)
+    answers = actions.predict(project, ref, inputs, max_new_tokens=max_new_tokens)
+    show.result(answers, "\n".join(visible(str(a.get("output", ""))).replace("\n", "\\n") for a in answers))
+
+
+def chat(
+    ref: PolicyRef = "last",
+    vs: Annotated[Other | None, typer.Option("--vs", help="`base`: the untouched base answers too.")] = None,
+    json: Json = False,
+) -> None:
+    """Talk to a run, and to its untouched base beside it.
+
+    One line at a time; an empty line or Ctrl+D ends the conversation.
+    """
+    from metier.actions import models as actions
+    from metier.core.page import visible
+
+    show = Show(json)
+    project, run = locate.run(ref.partition("@")[0])
+    show.say(f"run {run.number}; an empty line ends the conversation")
+    session = actions.chat(project, ref)
+    while True:
+        text = _asked()
+        if not text:
+            return
+        answers = {"run": session.reply(text)}
+        if vs is not None:
+            answers["base"] = session.base_reply(text)
+        if json:
+            sys.stdout.write(jsonlib.dumps({"input": text, **answers}, ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+            continue
+        label = {"run": f"run {run.number}", "base": "base"}
+        show.result(None, "\n".join(f"{style(label[name], 'bold')}  {visible(a)}" for name, a in answers.items()))
+
+
+@app.command()
+def export(
+    ref: PolicyRef = "last",
+    to: Annotated[Path | None, typer.Option("--to", help="Directory to write; must not exist or be empty.")] = None,
+    form: Annotated[
+        ExportForm, typer.Option("--form", help="`hf`: merged weights for transformers; `peft`: the adapter alone.")
+    ] = ExportForm.hf,
+    json: Json = False,
+) -> None:
+    """Write a run's model for other tools, with its certificate.
+
+    The certificate compares log-probabilities in a fresh process that knows nothing of Metier.
+    """
+    from metier.actions import models as actions
+
+    show = Show(json)
+    project, run = locate.run(ref.partition("@")[0])
+    folder = to or project.models_dir / f"{run.status().get('name', 'model')}-run{run.number}-{form.value}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            255, "The directory to export to is not empty", place=str(folder), fix="metier models export --to DIRECTORY"
+        )
+    written = actions.export(project, ref, folder, form=form.value)
+    show.result({"path": str(folder), **written}, f"{project.shown(folder)}\n{pairs(written)}")
+
+
+def _inputs(texts: list[str] | None, file: Path | None) -> list[str | dict[str, Any]]:
+    """Inputs from the arguments, a file or stdin."""
+    if texts:
+        return list(texts)
+    if file is None and sys.stdin.isatty():
+        raise ConfigError(256, "There is nothing to answer", expected="TEXT, --file FILE or lines on stdin")
+    try:
+        content = sys.stdin.read() if file is None else file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            380, "The inputs cannot be read", place=str(file or "stdin"), received=type(error).__name__
+        ) from None
+    lines = [line for line in content.splitlines() if line.strip()]
+    if file is None or file.suffix.lower() not in (".jsonl", ".ndjson"):
+        return list(lines)
+    return [_object(line, f"{file.name}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    try:
+        value = jsonlib.loads(line)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise DataError(381, "The line is not a JSON object", place=place, expected="one object per line")
+    return value
+
+
+def _asked() -> str:
+    prompt = style("you  ", "cyan") if sys.stdin.isatty() else ""
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip()

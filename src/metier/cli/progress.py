@@ -1,0 +1,261 @@
+"""Progress of a run: one live block on a terminal, plain lines elsewhere; never silent for more than a minute."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from metier.cli.show import Show, colored, duration, figure
+
+SILENCE_SECONDS = 60.0
+PLAIN_STEP_SECONDS = 10.0
+_NOT_FIGURES = ("time", "kind", "step", "best", "loss")
+
+
+@dataclass(slots=True)
+class State:
+    """What is known of a run so far: its events, folded."""
+
+    phase: str = "start"
+    text: str = ""
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+    validation: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    best_step: int | None = None
+    saved_step: int | None = None
+    work: tuple[str, int, int | None] | None = None
+    note: str = ""
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Take in one event of events.jsonl; unknown kinds change nothing."""
+        kind = event.get("kind")
+        if kind == "phase":
+            self.phase, self.text, self.work = str(event["name"]), str(event.get("text", "")), None
+        elif kind == "plan":
+            self.steps = int(event["steps"])
+        elif kind == "step":
+            self.step, self.steps = int(event["step"]), int(event["steps"])
+            self.loss, self.tokens_per_second = event.get("loss"), event.get("tokens_per_second")
+            self.seconds_left = event.get("seconds_left")
+        elif kind == "evaluation":
+            self.validation = _figures(event)
+            if event.get("best"):
+                self.best, self.best_step = self.validation, int(event["step"])
+        elif kind == "checkpoint":
+            self.saved_step = int(event["step"])
+        elif kind == "progress":
+            total = event.get("total")
+            self.work = (str(event["what"]), int(event.get("done", 0)), None if total is None else int(total))
+        elif kind == "note":
+            self.note = str(event.get("text", ""))
+
+    @property
+    def doing(self) -> str:
+        """What is being done, in a few words."""
+        if self.work is not None:
+            what, done, total = self.work
+            return f"{self.phase}: {what}" + (f" {done:,}/{total:,}" if total else f" {done:,}" if done else "")
+        if self.phase == "train" and self.steps:
+            return f"train: step {self.step:,}/{self.steps:,}"
+        return f"{self.phase}: {self.text}" if self.text else self.phase
+
+    def block(self) -> list[str]:
+        """Return the lines of the live block."""
+        lines = [self.doing]
+        if self.phase == "train" and self.steps:
+            share = self.step / self.steps
+            filled = round(30 * share)
+            left = f"   {duration(self.seconds_left)} left" if self.seconds_left is not None else ""
+            lines.append(f"{'━' * filled}{'─' * (30 - filled)} {share:4.0%}{left}")
+        if self.loss is not None:
+            lines.append(f"loss {figure(self.loss)}")
+            if self.validation:
+                lines[-1] += f"   validation {_written(self.validation)}"
+            if self.best_step is not None:
+                lines.append(f"best {_written(self.best)} at step {self.best_step:,}")
+            speed = f"{self.tokens_per_second:,.0f} tokens/s" if self.tokens_per_second else ""
+            saved = f"saved at step {self.saved_step:,}" if self.saved_step is not None else "nothing saved yet"
+            lines.append(f"{speed}   {saved}".strip())
+        if self.note:
+            lines.append(self.note)
+        return lines
+
+
+class Lines:
+    """Plain lines: phases, evaluations, saves and notes at once, steps at most every ten seconds of the run."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.write = write
+        self.state = State()
+        self._last_step = float("-inf")
+        self._work = ""
+
+    def feed(self, event: dict[str, Any]) -> None:
+        """Show one event."""
+        self.state.apply(event)
+        line = self._line(event)
+        if line is not None:
+            self.write(f"{clock(event)}  {line}")
+
+    def silence(self, text: str) -> None:
+        """Say that nothing was heard for a while."""
+        self.write(f"          {text}")
+
+    def _line(self, event: dict[str, Any]) -> str | None:
+        kind = event.get("kind")
+        if kind == "phase":
+            return self.state.doing
+        if kind == "step":
+            return self._step(event)
+        if kind == "evaluation":
+            mark = "   best so far" if event.get("best") else ""
+            return f"validation at step {event['step']:,}: {_written(_figures(event))}{mark}"
+        if kind == "checkpoint":
+            return f"saved {event['path']}"
+        if kind == "progress" and event["what"] != self._work:
+            self._work = str(event["what"])
+            return self.state.doing
+        if kind == "plan":
+            return f"plan: {event['steps']:,} steps"
+        if kind == "note":
+            return str(event.get("text", ""))
+        if kind == "done":
+            return f"done: {event.get('sentence', '')}"
+        if kind == "error":
+            return f"{event.get('code')} {event.get('what')}"
+        return None
+
+    def _step(self, event: dict[str, Any]) -> str | None:
+        moment = seconds(event)
+        last = event["step"] == event["steps"]
+        if not last and moment - self._last_step < PLAIN_STEP_SECONDS:
+            return None
+        self._last_step = moment
+        left = f"   {duration(event['seconds_left'])} left" if event.get("seconds_left") is not None else ""
+        speed = f"   {event['tokens_per_second']:,.0f} tokens/s" if event.get("tokens_per_second") else ""
+        return f"step {event['step']:,}/{event['steps']:,}   loss {figure(event.get('loss'))}{speed}{left}"
+
+
+class Block:
+    """The live block: rewritten in place, phases that ended stay above it."""
+
+    def __init__(self, live: Any) -> None:
+        self.live = live
+        self.state = State()
+        self._quiet = ""
+
+    def feed(self, event: dict[str, Any]) -> None:
+        """Show one event."""
+        before = self.state.phase
+        self.state.apply(event)
+        self._quiet = ""
+        if event.get("kind") == "phase" and self.state.phase != before and before != "start":
+            self.live.console.print(f"✓ {before}", style="green", highlight=False)
+        self._draw()
+
+    def silence(self, text: str) -> None:
+        """Say in the block that nothing was heard for a while."""
+        self._quiet = text
+        self._draw()
+
+    def _draw(self) -> None:
+        from rich.text import Text
+
+        lines = self.state.block() + ([self._quiet] if self._quiet else [])
+        self.live.update(Text("\n".join(lines)))
+
+
+class Printer(Protocol):
+    """What shows events: `Lines` or `Block`."""
+
+    state: State
+
+    def feed(self, event: dict[str, Any]) -> None:
+        """Show one event."""
+        ...
+
+    def silence(self, text: str) -> None:
+        """Say that nothing was heard for a while."""
+        ...
+
+
+class Silence:
+    """Notices when nothing was heard for a minute and says what is being done, then again each further minute."""
+
+    def __init__(self, limit: float = SILENCE_SECONDS, now: Callable[[], float] = time.monotonic) -> None:
+        self.limit = limit
+        self.now = now
+        self.heard = self.said = now()
+
+    def event(self) -> None:
+        """Something was heard."""
+        self.heard = self.said = self.now()
+
+    def due(self) -> float | None:
+        """Return the seconds of silence when it is time to say something, else None."""
+        moment = self.now()
+        if moment - self.said < self.limit:
+            return None
+        self.said = moment
+        return moment - self.heard
+
+
+def printer() -> AbstractContextManager[Printer]:
+    """Return a live block on a terminal with color, plain lines on stderr elsewhere."""
+    return _block() if colored(sys.stderr) else _lines()
+
+
+def counting(show_line: Callable[[str], None]) -> Callable[[str, int, int | None], None]:
+    """Return a callable `(what, done, total)` that says each new thing once, and its count every ten seconds."""
+    last_what, last_time = "", 0.0
+
+    def report(what: str, done: int, total: int | None) -> None:
+        nonlocal last_what, last_time
+        moment = time.monotonic()
+        if what != last_what or moment - last_time >= PLAIN_STEP_SECONDS:
+            last_what, last_time = what, moment
+            show_line(f"{what}" + (f" {done:,}/{total:,}" if total else ""))
+
+    return report
+
+
+def clock(event: dict[str, Any]) -> str:
+    """Return the local wall time of an event, `14:03:22`."""
+    return datetime.fromisoformat(str(event["time"])).astimezone().strftime("%H:%M:%S")
+
+
+def seconds(event: dict[str, Any]) -> float:
+    """Return the time of an event in seconds since the epoch."""
+    return datetime.fromisoformat(str(event["time"])).timestamp()
+
+
+@contextmanager
+def _lines() -> Iterator[Printer]:
+    yield Lines(lambda text: Show().say(text))
+
+
+@contextmanager
+def _block() -> Iterator[Printer]:
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
+        yield Block(live)
+
+
+def _figures(event: dict[str, Any]) -> dict[str, float]:
+    named = {k: v for k, v in event.items() if k not in _NOT_FIGURES and isinstance(v, int | float)}
+    return {"loss": float(event["loss"]), **named} if "loss" in event else named
+
+
+def _written(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {figure(value)}" for name, value in figures.items())

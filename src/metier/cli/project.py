@@ -1,0 +1,105 @@
+"""`metier init`, `demo` and `doctor`: a place to work in, and whether this machine is ready."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metier.cli import watch
+from metier.cli.flags import Json
+from metier.cli.show import Show, style
+from metier.core.errors import MachineError
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where; made if it does not exist.")] = Path(),
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Your rows: the recipe follows from what is in them.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the specialist; default: the folder's or the file's.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="What it will do; default: what the rows look like.")] = None,
+    model: Annotated[str, typer.Option(help="Base model: a directory, a hub id, or metier/nano.")] = "metier/nano",
+    json: Json = False,
+) -> None:
+    """Make a project, and from a data file its first recipe.
+
+    The recipe is commented; its format, task and method follow from what the rows look like. Nothing is asked when a
+    flag is given.
+    """
+    from metier.actions import recipes as actions
+    from metier.core.project import Project
+
+    show = Show(json)
+    asked = data is None and name is None and task is None and not json and sys.stdin.isatty()
+    if asked:
+        answer = typer.prompt("Data file (empty: none yet)", default="", show_default=False, err=True)
+        data = Path(answer).expanduser() if answer else None
+    project = Project.create(folder.resolve(), name or folder.resolve().name)
+    value: dict[str, object] = {"project": str(project.root)}
+    if data is None:
+        show.result(value, project.shown(project.root))
+        show.next("metier init --data FILE", "metier demo")
+        return
+    first = actions.first_recipe(project, data.resolve(), name=name, task=task, model=model)
+    show.say(f"format {first.format}: {first.reason}")
+    shown = project.shown(first.path)
+    show.result({**value, "recipe": str(first.path), "format": first.format, "task": first.task}, shown)
+    show.next(f"metier data preview {shown}", f"metier plan {shown}", f"metier train {shown}")
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the demo project is made.")] = Path(
+        "metier-demo"
+    ),
+    json: Json = False,
+) -> None:
+    """Show the whole journey on data that ships with Metier.
+
+    Prepare, plan, train, evaluate against the untouched base, report: about three minutes on two cores, no network.
+    """
+    from metier.actions import demo as demo_actions
+    from metier.actions import plan as plan_actions
+    from metier.actions import train as train_actions
+    from metier.core.recipe import Recipe
+
+    show = Show(json)
+    project, path = demo_actions.create(folder.resolve())
+    recipe = Recipe.read(path)
+    show.say(f"{style('1', 'bold')} project  {project.shown(project.root)}   recipe {project.shown(path)}")
+    show.say(f"{style('2', 'bold')} plan")
+    show.say(plan_actions.plan(recipe, project).to_text())
+    run = train_actions.create(recipe, project, path.read_text(encoding="utf-8"))
+    show.say(f"{style('3', 'bold')} run {run.number}  {project.shown(run.dir)}   (Ctrl+C saves and stops)")
+    train_actions.start(run)
+    watch.foreground(run, show, then=False)
+    place = project.shown(project.root)
+    show.next(
+        f"cd {place} && metier report last --open",
+        f"cd {place} && metier predict last 'Can I move my appointment to Friday?'",
+        f"cd {place} && metier train {path.relative_to(project.root)} training.seed=1",
+    )
+
+
+def doctor(json: Json = False) -> None:
+    """Say whether this machine is ready.
+
+    Packages, device, memory, disk, the shipped base, the compute slot. Exits with 4 when something is missing.
+    """
+    from metier.cli.doctor import findings
+
+    show = Show(json)
+    found = findings()
+    marks = {"ok": style("✓", "green", stream=sys.stdout), "missing": style("✗", "red", stream=sys.stdout), "info": "·"}
+    width = max(len(f.name) for f in found)
+    lines = [f"{marks[f.level]} {f.name:<{width}}  {f.text}" for f in found]
+    show.result([f.to_json() for f in found], "\n".join(lines))
+    missing = [f for f in found if f.level == "missing"]
+    if missing:
+        raise MachineError(
+            455, f"This machine is not ready: {', '.join(f.name for f in missing)}", fix=missing[0].fix or "make test"
+        )

@@ -1,0 +1,1 @@
+"""Floor 0: what things are, and where they lie. No torch, no pandas."""

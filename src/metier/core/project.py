@@ -1,0 +1,328 @@
+"""The project folder: the only file that knows the disk layout.
+
+Files are the truth: the command line, the web page and a killed process see the same state because all read it here.
+Every write goes to a temporary name, is fsynced and renamed. Every JSON carries `schema_version`; times are UTC,
+RFC 3339.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metier.core.errors import ConfigError, MachineError
+
+SCHEMA_VERSION = 1
+PROJECT_FILE = "metier.yaml"
+
+
+# ───────────────────────────────────────────────────────────────────────────── small facts
+
+
+def now() -> str:
+    """Return the time as RFC 3339 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return the SHA-256 of bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return the SHA-256 of the canonical JSON of a value: sorted keys, no spaces, UTF-8."""
+    return digest_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ───────────────────────────────────────────────────────────────────────────── atomic files
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into coded errors.
+
+    Raises:
+        MachineError: E420 disk full, E421 not writable, E422 another I/O error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MachineError(
+                420,
+                "The disk is full; nothing that was complete is lost",
+                place=str(path),
+                fix="free space, then repeat",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise MachineError(
+                421,
+                "This place cannot be written",
+                place=str(path),
+                fix="choose another directory or change its permissions",
+            ) from error
+        if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError):
+            raise
+        raise MachineError(422, f"Input/output error: {error.strerror}", place=str(path)) from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones, never a part; survives a power cut."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object atomically, with `schema_version` first."""
+    write_text(path, json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that `write_json` wrote.
+
+    Raises:
+        ConfigError: E220 no such file, E221 not a JSON object, E222 written by a newer Metier.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(220, "There is no such file", place=str(path)) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(221, "The file is not valid JSON", place=str(path), received=str(error)) from None
+    if not isinstance(value, dict):
+        raise ConfigError(221, "The file is not a JSON object", place=str(path), received=type(value).__name__)
+    if value.get("schema_version", SCHEMA_VERSION) > SCHEMA_VERSION:
+        raise ConfigError(
+            222,
+            "The file was written by a newer Metier",
+            place=str(path),
+            received=f"schema_version {value['schema_version']}",
+            expected=f"at most {SCHEMA_VERSION}",
+            fix="upgrade metier",
+        )
+    return value
+
+
+def fsync_directory(path: Path) -> None:
+    """Make a rename inside this directory durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ───────────────────────────────────────────────────────────────────────────── the project
+
+
+class Project:
+    """A folder with a metier.yaml. `Project.create` makes one, `Project.find` finds the one around here."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.file = root / PROJECT_FILE
+        try:
+            settings = yaml.safe_load(self.file.read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise ConfigError(230, "This folder is not a Metier project", place=str(root), fix="metier init") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(204, "This is not valid YAML", place=str(self.file), received=str(error)) from None
+        if not isinstance(settings, dict):
+            raise ConfigError(204, "The project file is not a mapping", place=str(self.file))
+        self.settings: dict[str, Any] = settings
+
+    @classmethod
+    def create(cls, root: Path, name: str) -> Project:
+        """Make a project folder; an existing project is left as it is.
+
+        Raises:
+            MachineError: E420–E422, the folder cannot be written.
+        """
+        with disk_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            if not (root / PROJECT_FILE).exists():
+                body = {"version": 1, "name": name, "gates": {"parity": "required"}, "retention": {"runs": 50}}
+                write_text(root / PROJECT_FILE, yaml.safe_dump(body, sort_keys=False))
+                for folder in ("recipes", "data"):
+                    (root / folder).mkdir(exist_ok=True)
+                ignore = root / ".gitignore"
+                if not ignore.exists():
+                    write_text(ignore, "cache/\nprivate/\nruns/\ndatasets/\nmodels/\nendpoints/\n")
+        return cls(root)
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Project:
+        """Return the project that holds `start` (default: the working directory).
+
+        Raises:
+            ConfigError: E230, no metier.yaml here or above.
+        """
+        here = (start or Path.cwd()).resolve()
+        for folder in (here, *here.parents):
+            if (folder / PROJECT_FILE).is_file():
+                return cls(folder)
+        raise ConfigError(
+            230, "There is no Metier project here or above", place=str(here), fix="metier init, or cd into a project"
+        )
+
+    @property
+    def name(self) -> str:
+        """The project's name."""
+        return str(self.settings.get("name", self.root.name))
+
+    @property
+    def datasets_dir(self) -> Path:
+        """`datasets/<name>/v<k>-<digest>/`: immutable dataset versions."""
+        return self.root / "datasets"
+
+    @property
+    def runs_dir(self) -> Path:
+        """`runs/<number>-<hex>-<method>-<name>/`."""
+        return self.root / "runs"
+
+    @property
+    def models_dir(self) -> Path:
+        """`models/<name>/v<k>/`: exported model versions with their own weights."""
+        return self.root / "models"
+
+    @property
+    def plugins_dir(self) -> Path:
+        """`plugins/<catalog>/x.py`: the project's own plug-ins."""
+        return self.root / "plugins"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Always safe to delete."""
+        return self._made(self.root / "cache")
+
+    @property
+    def private_dir(self) -> Path:
+        """Quarantine and vaults: raw personal data, readable by the owner alone, never exported."""
+        folder = self._made(self.root / "private")
+        with disk_errors(folder):
+            folder.chmod(0o700)
+        return folder
+
+    @property
+    def audit_file(self) -> Path:
+        """The append-only hash chain."""
+        return self.root / "audit.jsonl"
+
+    def path(self, written: str) -> Path:
+        """Return a path of a recipe: `${NAME}` and `~` expanded, relative ones from the project's root.
+
+        Raises:
+            ConfigError: E231, an environment variable that is not set.
+        """
+        missing = [name for name in re.findall(r"\$\{(\w+)\}", written) if name not in os.environ]
+        if missing:
+            raise ConfigError(
+                231, f"The environment variable {missing[0]} is not set", received=written, fix=f"export {missing[0]}=…"
+            )
+        expanded = re.sub(r"\$\{(\w+)\}", lambda m: os.environ[m[1]], written)
+        return (self.root / Path(expanded).expanduser()).resolve()
+
+    def shown(self, path: Path) -> str:
+        """Return a path as a user would type it: relative to the working directory where that is shorter."""
+        with contextlib.suppress(ValueError):
+            return str(path.resolve().relative_to(Path.cwd()))
+        return str(path)
+
+    def new_run_dir(self, method: str, name: str) -> Path:
+        """Create and return the next run directory (`runs/0012-7f3a-sft-support`); safe against a second caller."""
+        with disk_errors(self.runs_dir):
+            self.runs_dir.mkdir(parents=True, exist_ok=True)
+            while True:
+                numbers = [int(p.name[:4]) for p in self.runs_dir.iterdir() if re.match(r"\d{4}-", p.name)]
+                number = max(numbers, default=0) + 1
+                # The number alone is the claim: two starters cannot both make this marker.
+                marker = self.runs_dir / f".{number:04d}.claim"
+                try:
+                    marker.touch(exist_ok=False)
+                except FileExistsError:
+                    self._drop_stale(marker)
+                    continue
+                if any(p.name.startswith(f"{number:04d}-") for p in self.runs_dir.iterdir()):
+                    marker.unlink()  # somebody finished this number between the listing and the claim
+                    continue
+                folder = self.runs_dir / f"{number:04d}-{secrets.token_hex(2)}-{method}-{name}"
+                folder.mkdir()
+                marker.unlink()
+                return folder
+
+    def run_dirs(self) -> list[Path]:
+        """Return all run directories, oldest first."""
+        if not self.runs_dir.is_dir():
+            return []
+        return sorted(p for p in self.runs_dir.iterdir() if re.match(r"\d{4}-", p.name) and p.is_dir())
+
+    def run_dir(self, ref: str) -> Path:
+        """Return the run directory for `12`, `0012`, a directory name, a path, or `last`.
+
+        Raises:
+            ConfigError: E232, no such run.
+        """
+        runs = self.run_dirs()
+        ref = ref.removeprefix("run:")
+        if ref == "last" and runs:
+            return runs[-1]
+        found = [r for r in runs if r.name == ref or (ref.isdigit() and int(r.name[:4]) == int(ref))]
+        if not found and (Path(ref) / "status.json").is_file():
+            found = [Path(ref).resolve()]
+        if len(found) != 1:
+            raise ConfigError(
+                232,
+                f"There is no run `{ref}`",
+                place=str(self.runs_dir),
+                expected=", ".join(r.name[:4].lstrip("0") for r in runs[-10:]) or "no run exists yet",
+                fix="metier runs ls",
+            )
+        return found[0]
+
+    @staticmethod
+    def _drop_stale(marker: Path, seconds: float = 5.0) -> None:
+        """Remove a claim whose maker died between two system calls."""
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - marker.stat().st_mtime > seconds:
+                marker.unlink()
+        time.sleep(0.01)
+
+    @staticmethod
+    def _made(folder: Path) -> Path:
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder

@@ -1,0 +1,115 @@
+"""References: one grammar for naming things, in recipes, on the command line and in manifests.
+
+data:support            the latest version of a dataset           data:support@v3      one version
+run:12 · run:last       a run, its best checkpoint                run:12@step-200      one checkpoint
+model:bot@production    an exported model at a stage              model:bot@v2         one version
+hf:org/name@revision    a Hugging Face id (local cache only)      file:path            a file or folder
+metier/nano             the base model that ships with Metier (reserved)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from metier.core.errors import ConfigError
+from metier.core.project import Project
+
+Kind = Literal["data", "run", "model", "hf", "file", "shipped"]
+SHIPPED = "metier/nano"
+_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+_GRAMMAR: dict[Kind, tuple[str, str]] = {
+    "data": (_NAME, r"v\d+"),
+    "run": (rf"\d+|last|\d{{4}}-{_NAME}", r"best|last|step-\d+"),
+    "model": (_NAME, r"v\d+|[a-z]+"),
+    "hf": (r"[\w.-]+(?:/[\w.-]+)?", r"[\w./-]+"),
+    "file": (r"[^\0]+", ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A parsed reference. `version` is None where none was written: the latest, the best, the default branch."""
+
+    kind: Kind
+    name: str
+    version: str | None = None
+
+    def __str__(self) -> str:
+        if self.kind == "shipped":
+            return self.name
+        return f"{self.kind}:{self.name}" + (f"@{self.version}" if self.version else "")
+
+
+def parse(text: str, *, default: Kind | None = None) -> Ref:
+    """Read a reference.
+
+    Args:
+        text: such as `run:12@best`.
+        default: the kind of a reference without one: `12` is a run where a run is asked for.
+
+    Raises:
+        ConfigError: E251, not a reference.
+    """
+    if text == SHIPPED:
+        return Ref("shipped", SHIPPED)
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix in _GRAMMAR:
+        kind = prefix
+    elif default is not None:
+        kind, rest = default, text
+    else:
+        raise _unreadable(text)
+    name_pattern, version_pattern = _GRAMMAR[kind]
+    if kind == "file":
+        match = re.fullmatch(f"(?P<name>{name_pattern})(?P<version>)", rest, re.DOTALL)
+    else:
+        match = re.fullmatch(f"(?P<name>{name_pattern})(?:@(?P<version>{version_pattern}))?", rest)
+    if match is None or (kind != "file" and ".." in match["name"].split("/")):
+        raise _unreadable(text)
+    return Ref(kind, match["name"], match["version"] or None)
+
+
+def dataset_dir(project: Project, text: str) -> Path:
+    """Return the directory of a dataset version: `data:support`, `support@v3`.
+
+    Raises:
+        ConfigError: E251 not a reference, E252 no such dataset or version.
+    """
+    ref = parse(text, default="data")
+    found: dict[int, Path] = {}
+    folder = project.datasets_dir / ref.name
+    if ref.kind == "data" and folder.is_dir():
+        for child in folder.iterdir():
+            match = re.fullmatch(r"v(\d+)-[0-9a-f]+", child.name)
+            if match and (child / "manifest.json").is_file():
+                found[int(match[1])] = child
+    number = max(found, default=0) if ref.version is None else int(ref.version[1:])
+    if ref.kind != "data" or number not in found:
+        raise ConfigError(
+            252,
+            f"There is no dataset `{text}`",
+            place=str(project.datasets_dir),
+            expected=", ".join(f"data:{ref.name}@v{n}" for n in sorted(found))
+            or ", ".join(_names(project))
+            or "none exists",
+            fix="metier data prepare RECIPE",
+        )
+    return found[number]
+
+
+def _names(project: Project) -> list[str]:
+    if not project.datasets_dir.is_dir():
+        return []
+    return sorted(f"data:{p.name}" for p in project.datasets_dir.iterdir() if p.is_dir())
+
+
+def _unreadable(text: str) -> ConfigError:
+    return ConfigError(
+        251,
+        "This is not a reference",
+        received=text if len(text) <= 80 else text[:79] + "…",
+        expected="data:NAME@v3, run:12@best, model:NAME@v2, hf:ORG/NAME, file:PATH or metier/nano",
+    )

@@ -1,0 +1,276 @@
+"""From a recipe to a dataset version: read → quarantine → prompt → steps → split → proof → write.
+
+The same sources, options and code give the same version: it is found, not made again. How the splits come about:
+
+- `split: train|validation|test` gives a split: its rows are never moved or dropped, its leaks are counted.
+- `split: auto` rows are divided: into train and into those of validation and test that no source gives.
+- Where a train split is given, nothing is `auto` and no source gives a validation split, validation is held out of
+  train (`data.split.validation`; 0 keeps train whole): a checkpoint is chosen on it, and never on test.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from metier.core.errors import DataError, RowError
+from metier.core.project import Project, digest_bytes, digest_json
+from metier.core.recipe import Recipe
+from metier.core.types import SPLITS, Example, Split
+from metier.data.labels import judge_labels
+from metier.data.prompt import literals
+from metier.data.quarantine import Quarantine
+from metier.data.reading import (
+    Collected,
+    Progress,
+    check_sources,
+    collect,
+    kept_columns,
+    problem_type_option,
+    source_path,
+)
+from metier.data.similar import comparable, liken
+from metier.data.source import source_digest
+from metier.data.split import Previous, assign, group_keys, proof
+from metier.data.steps import run_step, run_step_on_given
+from metier.data.versions import Dataset, find_made, write_version
+
+Pools = dict[str, list[Example]]
+"""Examples by the split their source names: `train`, `validation`, `test` or `auto`."""
+
+
+def build(recipe: Recipe, project: Project, *, progress: Progress | None = None) -> Dataset:
+    """Return the dataset version that a recipe describes, made now or found.
+
+    Args:
+        recipe: sources, steps and split.
+        project: where versions and quarantine lie.
+        progress: told what is being done.
+
+    Raises:
+        ConfigError: E210, E211 a step; E245–E248 the data section; E251, E252 `data.dataset`.
+        DataError: E300–E309, E312 sources; E305 no examples; E310 too many bad rows; E320 one label; E321 a label
+            that train lacks; E322 no train rows; E323 labels of different types; E340 an altered version.
+        MachineError: E420–E422 the disk.
+    """
+    check_sources(recipe)
+    if recipe.data.dataset:
+        return Dataset.find(project, recipe.data.dataset)
+    inputs_digest = digest_json(inputs(recipe, project))
+    if found := find_made(project, recipe.name, inputs_digest):
+        return found
+    collected = collect(recipe, project, progress)
+    quarantine_file = project.private_dir / "quarantine" / recipe.name / f"{inputs_digest[:12]}.jsonl"
+    _settle(collected.quarantine, quarantine_file, recipe)
+    pools, steps = prepare(recipe, collected, progress)
+    previous = _previous(recipe, project)
+    if progress:
+        progress("looking for duplicates", 0, None)
+    splits, split_facts = divide(recipe, pools, previous, collected.quarantine)
+    _settle(collected.quarantine, quarantine_file, recipe)
+    label_facts = judge_labels(splits, recipe)
+    facts = {
+        "task": recipe.objective.task,
+        "sources": [source.facts for source in collected.sources],
+        "quarantine": {
+            "rows": len(collected.quarantine.rows),
+            "share": collected.quarantine.share,
+            "reasons": collected.quarantine.reasons(),
+            "file": quarantine_file.relative_to(project.root).as_posix() if collected.quarantine.rows else None,
+        },
+        "steps": steps,
+        **split_facts,
+        **label_facts,
+        "prompt": recipe.data.prompt.model_dump(mode="json"),
+        "parents": [previous.name] if previous and split_facts["split"]["made"] else [],
+    }
+    if progress:
+        progress("writing", 0, None)
+    return write_version(project, recipe.name, splits, facts, inputs_digest=inputs_digest)
+
+
+def inputs(recipe: Recipe, project: Project) -> dict[str, Any]:
+    """Return everything that decides what a version holds: sources with digests, options, and this room's code."""
+    return {
+        "sources": [
+            {**source.model_dump(mode="json"), "sha256": source_digest(source_path(source, project))}
+            for source in recipe.data.sources
+        ],
+        "data": recipe.data.model_dump(mode="json", exclude={"sources"}),
+        "task": recipe.objective.task,
+        "problem_type": problem_type_option(recipe),
+        "kept_columns": kept_columns(recipe),
+        "code": _code_digest(),
+    }
+
+
+# ───────────────────────────────────────────────────────────────────────────── steps
+
+
+def prepare(
+    recipe: Recipe, collected: Collected, progress: Progress | None = None
+) -> tuple[Pools, list[dict[str, Any]]]:
+    """Run the recipe's steps and return the examples by their given split, and a record per step.
+
+    Steps see train and auto rows together; given validation and test rows are rewritten like them but never dropped.
+
+    Raises:
+        ConfigError: E210, E211.
+        DataError: E305, nothing is left.
+    """
+    pools: Pools = {}
+    for source in collected.sources:
+        pools.setdefault(source.source.split, []).extend(source.examples)
+    records = []
+    for index, step in enumerate(recipe.data.steps):
+        place = recipe.place(f"data.steps.{index}")
+        if progress:
+            progress(step.kind, index, len(recipe.data.steps))
+        rows_in = sum(map(len, pools.values()))
+        free = [(name, example) for name in ("train", "auto") for example in pools.get(name, ())]
+        result = run_step(step, [example for _, example in free], place=place)
+        given = {
+            name: run_step_on_given(step, pools[name], place=place)
+            for name in ("validation", "test")
+            if pools.get(name)
+        }
+        pools = {name: r.examples for name, r in given.items()}
+        for origin, example in zip(result.origins, result.examples, strict=True):
+            pools.setdefault(free[origin][0], []).append(example)
+        records.append(
+            {
+                "name": step.kind,
+                "options": step.options,
+                "rows_in": rows_in,
+                "rows_out": sum(map(len, pools.values())),
+                "note": result.note,
+                "given": {name: r.note for name, r in given.items()},
+                "dropped": dict(Counter(reason for _, reason in result.dropped)),
+            }
+        )
+    if not any(pools.values()):
+        raise DataError(
+            305,
+            "No examples are left",
+            place=recipe.place("data"),
+            received=f"{sum(len(s.examples) for s in collected.sources):,} rows before the steps",
+            fix="look at what each step drops: metier data check",
+        )
+    return pools, records
+
+
+# ───────────────────────────────────────────────────────────────────────────── splits
+
+
+def divide(
+    recipe: Recipe, pools: Pools, previous: Previous | None, quarantine: Quarantine
+) -> tuple[dict[Split, list[Example]], dict[str, Any]]:
+    """Return the examples by split, and the manifest's `split` and `split_proof`.
+
+    Raises:
+        DataError: E322, no train rows.
+    """
+    options = recipe.data.split
+    divided, shares = _what_to_divide(recipe, pools)
+    pool = pools[divided] if divided else []
+    splits: dict[Split, list[Example]] = {s: [] if s == divided else list(pools.get(s, ())) for s in SPLITS}
+    fixed = [(example, split) for split in SPLITS for example in splits[split]]
+    examples = [*pool, *(example for example, _ in fixed)]
+    texts = [comparable(e, literals(recipe.data.prompt.user)) for e in examples]
+    likeness = liken(texts, options.near_duplicates)
+    keys = group_keys(examples, options.group_by)
+    size = len(pool)
+    assigned = assign(
+        pool,
+        likeness.of(range(size)).groups(keys[:size]),
+        shares=shares,
+        seed=options.seed,
+        stratify=options.stratify,
+        keys=keys[:size],
+        previous=previous,
+    )
+    kept = [row for row in range(len(examples)) if row >= size or assigned[row] is not None]
+    final: list[Split] = [assigned[row] or "train" if row < size else fixed[row - size][1] for row in kept]
+    for row in range(size):
+        split = assigned[row]
+        if split is None:
+            _refuse(pool[row], quarantine)
+        else:
+            splits[split].append(pool[row])
+    if not splits["train"]:
+        counts = ", ".join(f"{split} {len(found):,}" for split, found in splits.items())
+        raise DataError(
+            322,
+            "There are no rows to train on",
+            place=recipe.place("data"),
+            received=counts,
+            expected="a source with `split: train` or `split: auto`",
+        )
+    likeness = likeness.of(kept) if len(kept) < len(examples) else likeness
+    made = [split for split in shares if shares[split] > 0]
+    proven = proof([examples[r] for r in kept], final, likeness, [keys[r] for r in kept], made=made)
+    facts = {
+        "split": {
+            **options.model_dump(mode="json"),
+            "made": made,
+            "given": [split for split in SPLITS if pools.get(split)],
+            "held_out_of_given_train": divided == "train",
+        },
+        "split_proof": proven,
+    }
+    return splits, facts
+
+
+def _what_to_divide(recipe: Recipe, pools: Pools) -> tuple[str | None, dict[Split, float]]:
+    """Return the pool that Metier divides, and the share of each held-out split."""
+    options = recipe.data.split
+    wanted: dict[Split, float] = {"validation": options.validation, "test": options.test}
+    if pools.get("auto"):
+        return "auto", {split: share for split, share in wanted.items() if not pools.get(split)}
+    if pools.get("train") and not pools.get("validation") and options.validation > 0:
+        return "train", {"validation": options.validation}
+    return None, {}
+
+
+def _previous(recipe: Recipe, project: Project) -> Previous | None:
+    """Return where the latest version put its rows, unless the rules of the division changed since."""
+    latest = Dataset.latest(project, recipe.name)
+    if latest is None:
+        return None
+    options = recipe.data.split.model_dump(mode="json")
+    if any(latest.manifest["split"].get(key) != options[key] for key in ("near_duplicates", "group_by", "seed")):
+        return None
+    by_id: dict[str, Split] = {}
+    by_key: dict[str, Split] = {}
+    for split in SPLITS:
+        examples = latest.examples(split)
+        by_id.update({example.id: split for example in examples})
+        keys = group_keys(examples, recipe.data.split.group_by)
+        by_key.update({key: split for key in keys if key is not None})
+    return Previous(f"{latest.ref} {latest.digest}", by_id, by_key)
+
+
+# ───────────────────────────────────────────────────────────────────────────── quarantine, code
+
+
+def _settle(quarantine: Quarantine, file: Path, recipe: Recipe) -> None:
+    """Write the bad rows, then judge their share: a refused preparation can still be looked into."""
+    if quarantine.rows:
+        quarantine.write(file)
+    quarantine.check(recipe.data.max_quarantine, [source.path for source in recipe.data.sources])
+
+
+def _refuse(example: Example, quarantine: Quarantine) -> None:
+    error = RowError("bridges-splits", "a new row is alike to rows of two splits of the earlier version")
+    raw = example.text if hasattr(example, "text") else comparable(example)
+    quarantine.refuse(example.place, error, raw.encode())
+
+
+def _code_digest() -> str:
+    """Return a digest of this room's files: what they make of a row changes with them (formats and steps included)."""
+    folder = Path(__file__).parent
+    return digest_bytes(b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py"))))
+
+
+__all__ = ["Dataset", "build", "divide", "inputs", "judge_labels", "prepare"]

@@ -1,0 +1,136 @@
+"""`data.prompt`: how a row's columns become the messages that a model is asked.
+
+The same function fills the template for training, evaluation and serving, so that a served prompt is a trained prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from metier.core.errors import ConfigError, RowError
+from metier.core.recipe import Prompt
+from metier.core.types import Conversation, Example, Labelled, Message, Text, identify
+
+DEFAULT_USER = "{text}"
+FILLED_FORMATS = ("prompt_completion", "alpaca", "labelled")
+"""Formats whose rows are columns, which `data.prompt.user` can name; the others bring their messages with them."""
+
+REPLY_COLUMNS = ("completion", "output")
+"""Columns that hold the reply: a prompt cannot name them, for it would tell the answer."""
+
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^\W\d][\w .-]*)\}")
+
+
+def fill(template: str, columns: Mapping[str, Any]) -> str:
+    """Return the template with each `{column}` replaced; `{{` and `}}` are braces.
+
+    Raises:
+        RowError: `no-prompt-column`, the row lacks a column that the template names.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name is None:
+            return match[0][0]
+        if name not in columns:
+            raise RowError("no-prompt-column", "data.prompt names a column that the row lacks", field=name)
+        return written(columns[name])
+
+    return _PLACEHOLDER.sub(value, template)
+
+
+def placeholders(template: str) -> list[str]:
+    """Return the columns that a template names."""
+    return [match[1] for match in _PLACEHOLDER.finditer(template) if match[1]]
+
+
+def literals(template: str | None) -> list[str]:
+    """Return the fixed parts of a template, those of at least a few characters."""
+    if not template:
+        return []
+    parts = _PLACEHOLDER.sub("\0", template).split("\0")
+    return [part for part in parts if len(part.strip()) > 3]
+
+
+def written(value: Any) -> str:
+    """Return a column's value or a target as text: whole floats without `.0`, lists with commas, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list | tuple):
+        return ", ".join(written(v) for v in value)
+    return str(value)
+
+
+def ask(prompt: Prompt, columns: Mapping[str, Any]) -> tuple[Message, ...]:
+    """Return the messages that a model is asked about a row: the system message, and the filled user message.
+
+    Raises:
+        RowError: `no-prompt-column`.
+    """
+    user = Message("user", fill(prompt.user or DEFAULT_USER, columns))
+    return (Message("system", prompt.system), user) if prompt.system else (user,)
+
+
+def apply(example: Example, prompt: Prompt, columns: Mapping[str, Any], *, task: str) -> Example:
+    """Return the example as `data.prompt` wants it; without a prompt, as it is.
+
+    A labelled row becomes a conversation under every task but `classify`, whose methods need the label itself and fill
+    the prompt when they tokenise. A system message is put in front where the row has none.
+
+    Raises:
+        RowError: `no-prompt-column`, `not-one-prompt`.
+    """
+    if isinstance(example, Labelled):
+        # Not the row's columns: the label is one of them, and a prompt must not tell it.
+        columns = {**example.meta, "text": example.text, "labels": ""}
+    if isinstance(example, Labelled) and task != "classify":
+        messages = (*ask(prompt, columns), Message("assistant", written(example.target)))
+        return identify(Conversation(messages=messages, place=example.place, meta=example.meta))
+    if isinstance(example, Labelled):
+        ask(prompt, columns)  # refuses a row that lacks a column now, not when it is tokenised
+        return example
+    if isinstance(example, Text) or (prompt.user is None and prompt.system is None):
+        return example
+    if isinstance(example, Conversation):
+        return identify(replace(example, messages=_asked(example.messages, prompt, columns)))
+    if prompt.system and example.prompt and example.prompt[0].role != "system":
+        return identify(replace(example, prompt=(Message("system", prompt.system), *example.prompt)))  # type: ignore[type-var]
+    return example
+
+
+def check(prompt: Prompt, format_name: str, *, place: str = "") -> None:
+    """Refuse a prompt that rows of a format have no use for: an option that nothing reads is an error.
+
+    Raises:
+        ConfigError: E245.
+    """
+    if prompt.user is not None and format_name not in FILLED_FORMATS:
+        wrong = "data.prompt.user"
+    elif prompt.system is not None and format_name == "text":
+        wrong = "data.prompt.system"
+    else:
+        return
+    raise ConfigError(
+        245,
+        f"`{wrong}` has no use here: rows of the format `{format_name}` bring their own text",
+        place=place,
+        fix=f"remove `{wrong}`, or map columns: map: {{prompt: …, completion: …}}",
+    )
+
+
+def _asked(messages: tuple[Message, ...], prompt: Prompt, columns: Mapping[str, Any]) -> tuple[Message, ...]:
+    if prompt.user is not None:
+        if sum(m.role == "user" for m in messages) != 1:
+            raise RowError("not-one-prompt", "data.prompt.user needs exactly one user message", field="prompt")
+        filled = fill(prompt.user, columns)
+        messages = tuple(replace(m, content=filled) if m.role == "user" else m for m in messages)
+    if prompt.system and messages[0].role != "system":
+        messages = (Message("system", prompt.system), *messages)
+    return messages

@@ -1,0 +1,83 @@
+"""Quarantine: rows that cannot be used, kept with their place and reason, apart from the good ones.
+
+It holds raw rows, so it lies under `private/`, readable by its owner alone. Everything else about it (reasons, counts,
+first places) holds no content and goes into manifests, reports and errors.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metier.core.errors import DataError, RowError
+from metier.core.project import disk_errors, write_bytes
+from metier.data.rows import BadRow
+
+
+@dataclass(slots=True)
+class Quarantine:
+    """The bad rows of a preparation, in the order in which they were met. `num_rows` counts all rows, good ones too."""
+
+    rows: list[BadRow] = field(default_factory=list)
+    num_rows: int = 0
+
+    def refuse(self, place: str, error: RowError, raw: bytes) -> None:
+        """Add a row that a format refused."""
+        self.rows.append(BadRow(place, error.reason, error.what, raw, error.field))
+
+    @property
+    def share(self) -> float:
+        """Bad rows by all rows; 0 where there are none."""
+        return len(self.rows) / self.num_rows if self.num_rows else 0.0
+
+    def reasons(self) -> dict[str, dict[str, Any]]:
+        """Return reason → count, first place, field and sentence; the most frequent first."""
+        found: dict[str, dict[str, Any]] = {}
+        for row in self.rows:
+            entry = found.setdefault(row.reason, {"count": 0, "first": row.place, "field": row.field, "what": row.what})
+            entry["count"] += 1
+        return dict(sorted(found.items(), key=lambda item: (-item[1]["count"], item[0])))
+
+    def write(self, file: Path) -> None:
+        """Write the bad rows as JSON Lines, mode 0600; `raw` is text where it is UTF-8 and base64 where it is not.
+
+        Raises:
+            MachineError: E420–E422.
+        """
+        lines = [json.dumps(_entry(row), ensure_ascii=False) + "\n" for row in self.rows]
+        with disk_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_bytes(file, "".join(lines).encode("utf-8"))
+            file.chmod(0o600)
+
+    def check(self, max_share: float, sources: Sequence[str]) -> None:
+        """Refuse to go on when too many rows are bad.
+
+        Raises:
+            DataError: E310, with the most frequent reason and its first place.
+        """
+        if self.share <= max_share:
+            return
+        reason, entry = next(iter(self.reasons().items()))
+        others = f", {entry['count'] - 1:,} like it" if entry["count"] > 1 else ""
+        raise DataError(
+            310,
+            f"{self.share:.1%} of {self.num_rows:,} rows are unusable, more than data.max_quarantine = {max_share:.1%} "
+            f"(first: {reason}: {entry['what']}{others})",
+            place=entry["first"],
+            received=", ".join(f"{name} {e['count']:,}" for name, e in self.reasons().items()),
+            expected=f"readable rows in {', '.join(sources)}",
+            fix="metier data check --show E310",
+        )
+
+
+def _entry(row: BadRow) -> dict[str, Any]:
+    entry: dict[str, Any] = {"place": row.place, "reason": row.reason, "what": row.what, "field": row.field}
+    try:
+        return {**entry, "raw": row.raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {**entry, "raw_base64": base64.b64encode(row.raw).decode("ascii")}

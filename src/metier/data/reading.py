@@ -1,0 +1,236 @@
+"""From a recipe's sources to examples: read, map, detect, read by the format, apply the prompt; bad rows on the way
+go to quarantine."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from metier.core.errors import ConfigError, DataError, RowError
+from metier.core.project import Project
+from metier.core.recipe import Recipe, Source
+from metier.core.types import Example, Labelled, identify
+from metier.data import formats, prompt
+from metier.data.quarantine import Quarantine
+from metier.data.rows import BadRow, Row
+from metier.data.source import HUB, read_rows, source_digest
+
+DETECTION_ROWS = 200
+PROGRESS_ROWS = 1000
+Progress = Callable[[str, int, int | None], None]
+"""`progress(what is being done, how many are done, of how many or None)`."""
+
+
+@dataclass(slots=True)
+class SourceRows:
+    """One source, read: its examples, and what the manifest says about it."""
+
+    source: Source
+    examples: list[Example]
+    facts: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Collected:
+    """All sources of a recipe, read, and the rows that could not be."""
+
+    sources: list[SourceRows] = field(default_factory=list)
+    quarantine: Quarantine = field(default_factory=Quarantine)
+
+
+def collect(recipe: Recipe, project: Project, progress: Progress | None = None) -> Collected:
+    """Read every source. Bad rows are collected, not judged: `Quarantine.check` does that.
+
+    Raises:
+        ConfigError: E245 a prompt without use, E246 no sources, E247 a `map` key without use, E248 `group_by` names no
+            column.
+        DataError: E300–E309, E312.
+    """
+    check_sources(recipe)
+    found = Collected()
+    for index, source in enumerate(recipe.data.sources):
+        found.sources.append(_read(recipe, project, index, source, found.quarantine, progress))
+    return found
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Refuse a recipe that names no rows, or names them twice.
+
+    Raises:
+        ConfigError: E246.
+    """
+    if bool(recipe.data.sources) == bool(recipe.data.dataset):
+        given = "both data.sources and data.dataset" if recipe.data.dataset else "neither data.sources nor data.dataset"
+        raise ConfigError(
+            246,
+            f"The recipe gives {given}",
+            place=recipe.place("data"),
+            expected="one of them",
+            fix="data: {sources: [{path: data/train.jsonl}]}",
+        )
+
+
+def source_path(source: Source, project: Project) -> Path:
+    """Return where a source lies; a hub id stays as it is."""
+    return Path(source.path) if source.path.startswith(HUB) else project.path(source.path)
+
+
+def kept_columns(recipe: Recipe) -> list[str]:
+    """Return the columns that stay in `meta` whatever the format does with them: groups, slices, subjects."""
+    subjects = [s.permission.subject_key for s in recipe.data.sources if s.permission and s.permission.subject_key]
+    group = [recipe.data.split.group_by] if recipe.data.split.group_by else []
+    return sorted({*group, *recipe.evaluation.slices, *subjects})
+
+
+# ───────────────────────────────────────────────────────────────────────────── one source
+
+
+def _read(
+    recipe: Recipe,
+    project: Project,
+    index: int,
+    source: Source,
+    quarantine: Quarantine,
+    progress: Progress | None,
+) -> SourceRows:
+    path, place = source_path(source, project), recipe.place(f"data.sources.{index}.path")
+    rows = read_rows(path, limit=source.limit)
+    head = list(islice(rows, DETECTION_ROWS))
+    detection = _detection(recipe, source, [item.value for item in head if isinstance(item, Row)], place, index)
+    reader = _Reader(recipe, source, detection)
+    examples: list[Example] = []
+    num_bad = len(quarantine.rows)
+    for number, item in enumerate(chain(head, rows), start=1):
+        quarantine.num_rows += 1
+        if isinstance(item, BadRow):
+            quarantine.rows.append(item)
+        else:
+            try:
+                examples.append(reader.read(item))
+            except RowError as error:
+                quarantine.refuse(item.place, error, json.dumps(item.value, ensure_ascii=False).encode())
+        if progress and number % PROGRESS_ROWS == 0:
+            progress(f"reading {source.path}", number, None)
+    return SourceRows(
+        source,
+        examples,
+        {
+            "path": source.path,
+            "split": source.split,
+            "sha256": source_digest(path),
+            "rows": len(examples),
+            "quarantined": len(quarantine.rows) - num_bad,
+            "format": detection.name,
+            "reason": detection.reason,
+            "kind": detection.kind,
+            "map": dict(source.map),
+            "limit": source.limit,
+            "permission": source.permission.model_dump(mode="json") if source.permission else None,
+        },
+    )
+
+
+def _detection(recipe: Recipe, source: Source, head: list[dict[str, Any]], place: str, index: int) -> formats.Detection:
+    """Return the source's format, checked against `map` and `prompt`."""
+    for column in source.map.values():
+        if head and not any(column in row for row in head):
+            raise _no_column(column, head, recipe.place(f"data.sources.{index}.map"))
+    group = recipe.data.split.group_by
+    if group and head and not any(group in row for row in head):
+        raise ConfigError(
+            248,
+            f"data.split.group_by names the column `{group}`, which the rows of {source.path} do not have",
+            place=recipe.place("data.split.group_by"),
+            expected=", ".join(sorted({name for row in head for name in row})[:20]),
+        )
+    if source.format != "auto":
+        found = formats.given(source.format, place=recipe.place(f"data.sources.{index}.format"))
+    elif head:
+        mapped = [_mapped(row, source.map) for row in head]
+        found = formats.detect(mapped, recipe.objective.task, place=place)
+    else:
+        found = formats.Detection("text", "no row could be read", "text")
+        return found
+    formats.check_map(source.map, found.name, place=recipe.place(f"data.sources.{index}.map"))
+    prompt.check(recipe.data.prompt, found.name, place=recipe.place("data.prompt"))
+    return found
+
+
+def _mapped(row: dict[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
+    """The row as far as it has the mapped columns: enough to recognise its format."""
+    return formats.apply_map(row, {name: column for name, column in mapping.items() if column in row})[0]
+
+
+class _Reader:
+    """Turns rows of one source into examples."""
+
+    def __init__(self, recipe: Recipe, source: Source, detection: formats.Detection) -> None:
+        self.prompt = recipe.data.prompt
+        self.task = recipe.objective.task
+        self.mapping = source.map
+        self.format = detection.name
+        self.kept = kept_columns(recipe)
+        self.replies = {*prompt.REPLY_COLUMNS, *(source.map.get(name, name) for name in prompt.REPLY_COLUMNS)}
+        self.problem_type = problem_type_option(recipe)
+
+    def read(self, row: Row) -> Example:
+        """Return the row's example.
+
+        Raises:
+            RowError: the row cannot be used.
+        """
+        mapped, left = formats.apply_map(row.value, self.mapping)
+        example = formats.read_row(self.format, mapped, place=row.place, meta_from=left)
+        if isinstance(example, Labelled):
+            example = _typed(example, self.problem_type)
+        columns = {name: value for name, value in {**row.value, **mapped}.items() if name not in self.replies}
+        example = prompt.apply(example, self.prompt, columns, task=self.task)
+        lost = {name: row.value[name] for name in self.kept if name in row.value and name not in example.meta}
+        return replace(example, meta={**example.meta, **lost}) if lost else example
+
+
+def problem_type_option(recipe: Recipe) -> str | None:
+    """Return the `problem_type` that the method asks for, or None when the labels are to say."""
+    wanted = recipe.method.options.get("problem_type")
+    return wanted if wanted in ("single_label", "multi_label", "regression") else None
+
+
+def _typed(example: Labelled, problem_type: str | None) -> Labelled:
+    """Return the example with its target in the form that the problem type needs: CSV files hold strings alone."""
+    target = example.target
+    if problem_type == "regression" and not isinstance(target, float):
+        try:
+            value = float(target) if isinstance(target, str) else math.nan
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise RowError("no-number", "the label is not a number, and problem_type is `regression`", field="label")
+        return identify(replace(example, target=value))
+    if problem_type in ("single_label", "multi_label") and isinstance(target, float):
+        return _typed(identify(replace(example, target=prompt.written(target))), problem_type)
+    if problem_type == "multi_label" and isinstance(target, str):
+        return identify(replace(example, target=(target,)))
+    if problem_type == "single_label" and isinstance(target, tuple):
+        raise RowError(
+            "several-labels", "the row has a list of labels, and problem_type is `single_label`", field="label"
+        )
+    return example
+
+
+def _no_column(column: str, head: list[dict[str, Any]], place: str) -> DataError:
+    names: Iterator[str] = (name for row in head for name in row)
+    known = list(dict.fromkeys(names))
+    near = difflib.get_close_matches(column, known, n=1)
+    return DataError(
+        312,
+        f"`map` names the column `{column}`, which no row has",
+        place=place,
+        expected=", ".join(known[:20]),
+        fix=f"Did you mean `{near[0]}`?" if near else "",
+    )

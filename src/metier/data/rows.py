@@ -1,0 +1,101 @@
+"""A raw record and a raw record that cannot be used: what every reader yields, in the order of the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, BinaryIO
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
+"""A longer line is no row of text; reading stops there, so that a damaged or hostile file cannot fill the memory."""
+
+KEPT_BYTES = 64 * 1024
+"""How much of a line over MAX_LINE_BYTES goes to quarantine; the whole of it stays in the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record as it was written. `place` is `train.csv:12`: file and 1-based line (Parquet: row)."""
+
+    value: dict[str, Any]
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """One record that cannot be used.
+
+    `reason` is a stable class in kebab case, by which rows are counted; `what` is a sentence without row content;
+    `raw` is the record itself, for the quarantine alone.
+    """
+
+    place: str
+    reason: str
+    what: str
+    raw: bytes
+    field: str = ""
+
+
+def numbered_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes] | BadRow]:
+    """Yield (1-based number, line with its newline); a line over MAX_LINE_BYTES becomes a bad row and is skipped."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) <= MAX_LINE_BYTES:
+            yield number, line
+            continue
+        head = line[:KEPT_BYTES]
+        while line and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES)
+        yield BadRow(f"{name}:{number}", "too-long", f"the line is longer than {MAX_LINE_BYTES >> 20} MB", head)
+
+
+def flaw(value: Any) -> tuple[str, str] | None:
+    """Return (reason, sentence) when a string anywhere in the value cannot be stored as text, or None.
+
+    Strings decoded with `surrogateescape` show foreign bytes as U+DC80…U+DCFF.
+    """
+    if isinstance(value, str):
+        if "\x00" in value:
+            return "nul-byte", "a NUL character stands in the text"
+        if not value.isascii():
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError as error:
+                if "\udc80" <= value[error.start] <= "\udcff":
+                    return "not-utf8", "a byte is not UTF-8 (another encoding?)"
+                return "lone-surrogate", "half of a UTF-16 pair stands alone"
+        return None
+    if isinstance(value, dict):
+        parts: Any = (*value.keys(), *value.values())
+    elif isinstance(value, list | tuple):
+        parts = value
+    else:
+        return None
+    return next((found for found in map(flaw, parts) if found), None)
+
+
+def plain(value: Any) -> Any:
+    """Return a value of a typed file (Parquet, hub) as JSON data.
+
+    Dates become ISO 8601, decimals strings, NaN and infinities None (missing), bytes their length in words: pictures
+    and sounds are no text.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value)} bytes"
+    return str(value)

@@ -1,0 +1,277 @@
+"""Rows from files: JSONL, JSON, CSV, TSV, Parquet, text, folders, globs, .gz, .zst, and from a hub id.
+
+A reader never guesses an encoding and never stops at a bad row: it yields a `BadRow` and goes on. Only a file that
+cannot be read at all is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from metier.core.errors import DataError, MachineError
+from metier.core.extras import need
+from metier.core.project import digest_file
+from metier.data.csv_rows import read_csv
+from metier.data.json_rows import read_json, read_jsonl
+from metier.data.rows import BadRow, Row, flaw, plain
+
+MAX_TEXT_BYTES = 1 << 30
+PARQUET_BATCH = 256
+BUFFER_BYTES = 1 << 20
+HUB = "hf:"
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FOREIGN_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+def read_rows(path: Path, *, limit: int | None = None) -> Iterator[Row | BadRow]:
+    """Yield the rows of a source in order.
+
+    Args:
+        path: a file, a folder (its known files, sorted by name), a glob, or `hf:org/name` (local cache only).
+        limit: stop after so many rows, bad ones included.
+
+    Raises:
+        DataError: E300 missing, E301 no rows, E302 unknown type, E303 hub id, E306 damaged file, E307 not UTF-8 as a
+            whole, E308 a CSV header, E309 not readable.
+    """
+    number = 0
+    for number, item in enumerate(islice(_every_row(path), limit), start=1):  # noqa: B007
+        yield item
+    if number == 0:
+        raise DataError(
+            301,
+            "There are no rows",
+            place=_shown(path),
+            received="an empty file, or a header alone",
+            fix="check that the export finished",
+        )
+
+
+def source_files(path: Path) -> list[tuple[Path, str]]:
+    """Return the files of a source with the name each is shown by; of a folder, those of a known type.
+
+    Raises:
+        DataError: E300 missing, E301 a folder or glob without files, E302 unknown type.
+    """
+    if path.is_file():
+        _reader(path)
+        return [(path, path.name)]
+    if path.is_dir():
+        found = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
+        known = [(p, p.relative_to(path).as_posix()) for p in found if _kind(p) in READERS and _inside(p, path)]
+        if not known:
+            raise DataError(301, "The folder holds no file with rows", place=_shown(path), expected=", ".join(READERS))
+        return known
+    if any(mark in str(path) for mark in "*?["):
+        matched = _glob(path)
+        for file, _ in matched:
+            _reader(file)
+        if matched:
+            return matched
+    names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=1)
+    raise DataError(
+        300,
+        "There is no such file",
+        place=_shown(path),
+        fix=f"Did you mean `{near[0]}`?" if near else "paths of a recipe start at the project's folder",
+    )
+
+
+def source_digest(path: Path) -> str:
+    """Return a SHA-256 over the names and bytes of a source's files; of a hub id, over its rows."""
+    if str(path).startswith(HUB):
+        total = hashlib.sha256()
+        for item in read_rows(path):
+            total.update(repr(item).encode("utf-8", "surrogatepass"))
+        return total.hexdigest()
+    files = source_files(path)
+    if len(files) == 1:
+        return digest_file(files[0][0])
+    listing = "".join(f"{digest_file(file)}  {name}\n" for file, name in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+# ───────────────────────────────────────────────────────────────────────────── files
+
+
+def _every_row(path: Path) -> Iterator[Row | BadRow]:
+    if str(path).startswith(HUB):
+        yield from _hub(str(path).removeprefix(HUB))
+        return
+    files = source_files(path)
+    for file, name in files:
+        empty = True
+        for item in _file_rows(file, name):
+            empty = False
+            yield item
+        if empty and len(files) > 1:
+            yield BadRow(name, "empty-file", "the file holds no rows", b"")
+
+
+def _file_rows(file: Path, name: str) -> Iterator[Row | BadRow]:
+    read = _reader(file)
+    if read is _parquet:
+        yield from _parquet_rows(file, name)
+        return
+    try:
+        with _opened(file) as stream:
+            yield from read(_without_mark(stream, name), name)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(306, "The compressed file is damaged or cut off", place=name, received=str(error)) from None
+    except OSError as error:
+        raise DataError(309, f"The file cannot be read: {error.strerror or error}", place=name) from error
+
+
+def _opened(file: Path) -> io.BufferedReader:
+    if file.suffix == ".gz":
+        return io.BufferedReader(cast(io.RawIOBase, gzip.open(file, "rb")), BUFFER_BYTES)
+    if file.suffix == ".zst":
+        zstandard = need("zstandard", "read .zst files")
+        return io.BufferedReader(zstandard.open(file, "rb"), BUFFER_BYTES)
+    return file.open("rb")
+
+
+def _without_mark(stream: io.BufferedReader, name: str) -> BinaryIO:
+    """Drop a UTF-8 byte order mark; refuse a UTF-16 one."""
+    head = stream.peek(4)[:3]
+    if encoding := _FOREIGN_MARKS.get(head[:2]):
+        raise DataError(
+            307,
+            f"The file is {encoding}, not UTF-8",
+            place=name,
+            expected="UTF-8",
+            fix=f"iconv -f {encoding.lower()} -t utf-8 {name} > utf8-{name}",
+        )
+    if head == _BYTE_ORDER_MARK:
+        stream.read(3)
+    return stream
+
+
+def _text(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
+    """Yield a text file as one row."""
+    data = file.read(MAX_TEXT_BYTES + 1)
+    if not data:
+        return
+    text = data.decode("utf-8", "surrogateescape")
+    defect = ("too-long", "the file is larger than 1 GB") if len(data) > MAX_TEXT_BYTES else flaw(text)
+    yield BadRow(name, *defect, data[: 1 << 16]) if defect else Row({"text": text}, name)
+
+
+def _tsv(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
+    return read_csv(file, name, delimiter="\t")
+
+
+def _parquet(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
+    """Yield the rows of a Parquet file, a few hundred in memory at a time."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        number = 0
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=PARQUET_BATCH):
+            for record in batch.to_pylist():
+                number += 1
+                yield _typed(record, f"{name}:{number}")
+    except pyarrow.ArrowException as error:
+        reason = str(error).partition("\n")[0][:120]
+        raise DataError(306, "The Parquet file is damaged", place=name, received=reason) from None
+
+
+def _parquet_rows(file: Path, name: str) -> Iterator[Row | BadRow]:
+    try:
+        with file.open("rb") as stream:
+            yield from _parquet(stream, name)
+    except OSError as error:
+        raise DataError(309, f"The file cannot be read: {error.strerror or error}", place=name) from error
+
+
+def _hub(name: str) -> Iterator[Row | BadRow]:
+    try:
+        datasets = need("datasets", f"read the hub data set `{name}`")
+        table: Any = datasets.load_dataset(name, split="train", download_mode="reuse_dataset_if_exists")
+    except (MachineError, OSError, ValueError) as error:
+        raise DataError(
+            303,
+            f"The hub data set `{name}` is not on this machine",
+            place=f"{HUB}{name}",
+            received=getattr(error, "what", type(error).__name__),
+            fix=getattr(error, "fix", "") or "download its files and give their path",
+        ) from error
+    for number, record in enumerate(table, start=1):
+        yield _typed(record, f"{HUB}{name}:{number}")
+
+
+def _typed(record: dict[str, Any], place: str) -> Row | BadRow:
+    value = {key: plain(part) for key, part in record.items()}
+    if defect := flaw(value):
+        return BadRow(place, *defect, repr(value).encode("utf-8", "backslashreplace"))
+    return Row(value, place)
+
+
+Reader = Callable[[BinaryIO, str], Iterator[Row | BadRow]]
+READERS: dict[str, Reader] = {
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".tsv": _tsv,
+    ".tab": _tsv,
+    ".parquet": _parquet,
+    ".txt": _text,
+    ".md": _text,
+}
+"""File ending → reader. `.gz` and `.zst` may follow any but Parquet."""
+
+
+def _kind(file: Path) -> str:
+    suffixes = [s.lower() for s in file.suffixes]
+    if suffixes and suffixes[-1] in (".gz", ".zst"):
+        return suffixes[-2] if len(suffixes) > 1 and suffixes[-2] != ".parquet" else ""
+    return suffixes[-1] if suffixes else ""
+
+
+def _reader(file: Path) -> Reader:
+    reader = READERS.get(_kind(file))
+    if reader is None:
+        raise DataError(
+            302,
+            "Files of this type are not read",
+            place=_shown(file),
+            received=file.suffix or "no ending",
+            expected=f"{', '.join(READERS)}, also with .gz or .zst",
+        )
+    return reader
+
+
+def _glob(path: Path) -> list[tuple[Path, str]]:
+    parts = path.parts
+    first = next(i for i, part in enumerate(parts) if any(mark in part for mark in "*?["))
+    root = Path(*parts[:first]) if first else Path()
+    found = sorted(p for p in root.glob(str(Path(*parts[first:]))) if p.is_file())
+    return [(p, p.relative_to(root).as_posix()) for p in found]
+
+
+def _hidden(relative: Path) -> bool:
+    return any(part.startswith(".") for part in relative.parts)
+
+
+def _inside(file: Path, folder: Path) -> bool:
+    """A link that leads out of the folder is not part of it."""
+    return file.resolve().is_relative_to(folder.resolve())
+
+
+def _shown(path: Path) -> str:
+    return str(path) if str(path).startswith(HUB) or not path.name else path.name
+
+
+__all__ = ["READERS", "BadRow", "Row", "read_rows", "source_digest", "source_files"]

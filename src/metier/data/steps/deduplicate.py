@@ -1,0 +1,75 @@
+"""Drop repeated rows: exact or near duplicates; the first of each group stays.
+
+Near duplicates are found by MinHash (see `metier.data.similar`; Lee et al., 2022, show that they hurt). Rows with the
+same text and different labels are all kept and counted: which label is right is not for a step to decide. Two replies
+to one prompt are no duplicates either. Left out: repeated passages inside long documents.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from metier.core.catalog import Options as BaseOptions
+from metier.core.project import digest_json
+from metier.core.types import Example, Labelled, Preference, Rated, content_of
+from metier.data.similar import comparable, liken
+from metier.data.steps import StepResult
+
+summary = "Drop repeated rows: exact (case, spacing and punctuation aside) or near duplicates"
+FILTERS = True
+
+
+class Options(BaseOptions):
+    """What counts as the same."""
+
+    match: Literal["exact", "near"] = Field(
+        "exact", description="`exact`: the same words; `near`: 5-gram Jaccard similarity of at least `threshold`."
+    )
+    threshold: float = Field(0.85, description="Similarity from which two texts are near duplicates.", gt=0, lt=1)
+
+
+SAMPLE: dict[str, Any] = {
+    "options": {},
+    "examples": [
+        Labelled(text="Where is my card?", target="card"),
+        Labelled(text="where is  my card", target="card"),
+        Labelled(text="Where is my card?", target="cash"),
+    ],
+    "result": [
+        Labelled(text="Where is my card?", target="card"),
+        Labelled(text="Where is my card?", target="cash"),
+    ],
+}
+
+
+def run(examples: list[Example], options: Options) -> StepResult:
+    """Return the examples without repetitions."""
+    threshold = options.threshold if options.match == "near" else 1.0
+    groups = liken([comparable(e) for e in examples], threshold).groups().tolist()
+    seen: set[tuple[int, str]] = set()
+    answers: dict[int, set[str]] = {}
+    origins: list[int] = []
+    dropped: list[tuple[str, str]] = []
+    for index, (example, group) in enumerate(zip(examples, groups, strict=True)):
+        answer = _answer(example)
+        answers.setdefault(group, set()).add(answer)
+        if (group, answer) in seen:
+            dropped.append((example.id, f"{options.match} duplicate"))
+        else:
+            seen.add((group, answer))
+            origins.append(index)
+    torn = sum(len(found) > 1 for found in answers.values())
+    note = f"{len(dropped):,} {options.match} duplicates dropped"
+    note += f"; {torn:,} texts have several answers, all kept" if torn else ""
+    return StepResult([examples[index] for index in origins], origins, note, dropped)
+
+
+def _answer(example: Example) -> str:
+    """Return what must also be equal, next to the compared text, for two rows to be duplicates."""
+    if isinstance(example, Labelled):
+        return repr(example.target)
+    if isinstance(example, Preference | Rated):
+        return digest_json({name: part for name, part in content_of(example).items() if name != "prompt"})
+    return ""

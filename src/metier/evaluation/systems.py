@@ -1,0 +1,268 @@
+"""Ask everything that is compared: the run, the forms of its untouched base, the floors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+from metier.core.errors import ConfigError
+from metier.core.types import Conversation, Example, Labelled, ProblemType, Text
+from metier.evaluation import baseline
+from metier.evaluation.inputs import EvaluationInput, untouched_base
+from metier.evaluation.predict import (
+    label_scores,
+    pooled_features,
+    predict_generate,
+    predict_head,
+    predict_label_likelihood,
+    predict_text,
+)
+from metier.evaluation.protocols import PolicyLike
+from metier.evaluation.records import as_conversation, prediction_of
+from metier.metrics import Prediction
+
+Role = Literal["run", "base", "base_candidate", "floor"]
+CHOICE_ROWS = 500
+"""Validation rows on which the strongest form of the base is chosen, and test rows on which a zero-shot base that was
+not chosen is still shown."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One system with its answers, row by row."""
+
+    name: str
+    label: str
+    role: Role
+    predictions: Sequence[Prediction]
+    seconds: float = 0.0
+    phrase: str = ""
+    """How a sentence speaks of it, such as `a keyword baseline`."""
+    note: str = ""
+
+
+def ask_all(given: EvaluationInput, what: str) -> tuple[list[Asked], list[str]]:
+    """Return every system (the run first, then the base, then the floors) and what could not be asked, in words."""
+    if what in ("single_label", "multi_label", "regression"):
+        return _ask_classifiers(given, cast(ProblemType, what))
+    return _ask_writers(given, what)
+
+
+# ───────────────────────────────────────────────────────────────────────────── labels and numbers
+
+
+def _ask_classifiers(given: EvaluationInput, problem_type: ProblemType) -> tuple[list[Asked], list[str]]:
+    rows = baseline.Rows(
+        train=_labelled(given.train),
+        validation=_labelled(given.validation),
+        asked=_labelled(given.test),
+        labels=given.labels,
+        problem_type=problem_type,
+    )
+    found = _run_classifier(given, rows)
+    limits: list[str] = []
+    if given.baseline:
+        found += _base_classifiers(given, rows, limits)
+    if rows.train:
+        found.append(
+            _timed(
+                "tfidf_ridge" if problem_type == "regression" else "tfidf_svm",
+                "TF-IDF + ridge regression" if problem_type == "regression" else "TF-IDF + linear SVM",
+                "floor",
+                lambda: baseline.tfidf_linear(rows, seed=given.seed),
+                phrase="a keyword baseline",
+            )
+        )
+        given.progress("TF-IDF floor", len(rows.asked), len(rows.asked))
+    return found, limits
+
+
+def _run_classifier(given: EvaluationInput, rows: baseline.Rows) -> list[Asked]:
+    policy, progress = given.policy, given.progress
+    if policy.head is not None:
+        return [
+            _timed(
+                "run",
+                "This run",
+                "run",
+                lambda: predict_head(
+                    policy, rows.asked, labels=rows.labels, problem_type=rows.problem_type, progress=progress
+                ),
+            )
+        ]
+    by_likelihood = _timed(
+        "run",
+        "This run, by label likelihood",
+        "run",
+        lambda: predict_label_likelihood(policy, rows.asked, labels=rows.labels, progress=progress),
+    )
+    by_text = _timed(
+        "run_text", "This run, free text", "run", lambda: _free_text(given, policy, rows.asked, rows.labels)
+    )
+    return [by_likelihood, by_text]
+
+
+def _base_classifiers(given: EvaluationInput, rows: baseline.Rows, limits: list[str]) -> list[Asked]:
+    """Measure each form of the base on validation, call the best one `base`, and answer the test rows with all."""
+    choice = _choice_rows(rows, given.seed, limits)
+    forms: list[tuple[Asked, float]] = []
+
+    def add(form: Asked, on_choice: Sequence[Prediction]) -> None:
+        forms.append((form, baseline.score(on_choice, rows.problem_type)))
+
+    if rows.train:
+        add(
+            _timed("majority", "Most frequent answer", "base_candidate", lambda: baseline.majority(rows, rows.asked)),
+            baseline.majority(rows, choice),
+        )
+    with untouched_base(given) as base:
+        if rows.train:
+            started = time.perf_counter()
+            on_validation, answers = baseline.linear_probe(
+                rows, lambda examples: pooled_features(base, examples, progress=given.progress), seed=given.seed
+            )
+            wanted = {id(e) for e in choice}
+            pairs = (
+                zip(rows.validation, on_validation, strict=True)
+                if rows.validation
+                else zip(rows.asked, answers, strict=True)
+            )
+            seconds = time.perf_counter() - started
+            probe = Asked("linear_probe", "Frozen base + linear probe", "base_candidate", answers, seconds)
+            add(probe, [p for e, p in pairs if id(e) in wanted])
+        if rows.problem_type == "single_label" and base.base.kind == "causal":
+            best_so_far = max((value for _, value in forms), default=float("-inf"))
+            zero = _zero_shot(given, base, rows, choice, best_so_far, limits)
+            if zero is not None:
+                add(*zero)
+    if not forms:
+        limits.append("The untouched base was not measured: there are no training rows to fit a probe on.")
+        return []
+    best = max(range(len(forms)), key=lambda k: forms[k][1])
+    chosen = forms[best][0]
+    base_system = replace(
+        chosen, role="base", label=f"Untouched base: {_lower(chosen.label)}", phrase=_lower(chosen.label)
+    )
+    return [base_system, *(form for k, (form, _) in enumerate(forms) if k != best)]
+
+
+def _choice_rows(rows: baseline.Rows, seed: int, limits: list[str]) -> list[Labelled]:
+    if rows.validation:
+        return baseline.sample(rows.validation, CHOICE_ROWS, seed)
+    limits.append(
+        "There is no validation split, so the strongest form of the untouched base was chosen on the measured rows, "
+        "which favours the base."
+    )
+    return baseline.sample(rows.asked, CHOICE_ROWS, seed)
+
+
+def _zero_shot(
+    given: EvaluationInput,
+    base: PolicyLike,
+    rows: baseline.Rows,
+    choice: Sequence[Labelled],
+    to_beat: float,
+    limits: list[str],
+) -> tuple[Asked, Sequence[Prediction]] | None:
+    """Ask the base for the likeliest label: for all measured rows if it is the strongest form, else for a sample."""
+    started = time.perf_counter()
+    blank = [replace(choice[0], text="N/A")]
+    try:
+        prior = label_scores(base, blank, labels=rows.labels)[0]
+    except ConfigError as error:
+        if error.number != 240:
+            raise
+        limits.append("The base could not be asked without training (zero-shot): it has no chat template.")
+        return None
+    scores = label_scores(base, choice, labels=rows.labels, progress=given.progress)
+    forms = [(c, baseline.zero_shot(scores, prior, choice, rows.labels, calibrated=c)) for c in (False, True)]
+    calibrated, on_choice = max(forms, key=lambda form: baseline.score(form[1], rows.problem_type))
+    whole = baseline.score(on_choice, rows.problem_type) > to_beat
+    asked = list(rows.asked) if whole else baseline.sample(rows.asked, CHOICE_ROWS, given.seed)
+    test_scores = label_scores(base, asked, labels=rows.labels, progress=given.progress)
+    answers = baseline.zero_shot(test_scores, prior, asked, rows.labels, calibrated=calibrated)
+    answered = {id(e): p for e, p in zip(asked, answers, strict=True)}
+    predictions = [answered.get(id(e)) or prediction_of(e) for e in rows.asked]
+    label = "Zero-shot label likelihood" + (" (calibrated)" if calibrated else "")
+    note = "" if len(asked) == len(rows.asked) else f"on a sample of {len(asked)} rows"
+    seconds = time.perf_counter() - started
+    return Asked("zero_shot", label, "base_candidate", predictions, seconds, note=note), on_choice
+
+
+# ───────────────────────────────────────────────────────────────────────────── text
+
+
+def _ask_writers(given: EvaluationInput, what: str) -> tuple[list[Asked], list[str]]:
+    rows = [_as_text_or_conversation(given.policy, e) for e in given.test]
+    conversations = [e for e in rows if isinstance(e, Conversation)]
+
+    def ask(policy: PolicyLike) -> list[Prediction]:
+        likely = predict_text(policy, rows, progress=given.progress)
+        if what == "continue":
+            return likely
+        answers = _free_text(given, policy, conversations, ())
+        return [
+            replace(p, output=a.output, raw=a.raw, finish=a.finish, cut_tokens=max(p.cut_tokens, a.cut_tokens))
+            for p, a in zip(likely, answers, strict=True)
+        ]
+
+    found = [_timed("run", "This run", "run", lambda: ask(given.policy))]
+    if given.baseline:
+        with untouched_base(given) as base:
+            found.append(_timed("base", "Untouched base", "base", lambda: ask(base)))
+    train = [_as_text_or_conversation(given.policy, e) for e in given.train]
+    known = [e for e in train if isinstance(e, Conversation)]
+    if known and what != "continue":
+        found.append(
+            _timed(
+                "nearest_neighbour",
+                "Nearest training row's reply",
+                "floor",
+                lambda: baseline.nearest_reply(known, conversations, seed=given.seed),
+                phrase="the reply of the nearest training row",
+            )
+        )
+    limits = []
+    if given.max_examples is not None and what != "continue" and len(rows) > given.max_examples:
+        limits.append(
+            f"Answers were written for a sample of {given.max_examples} of {len(rows)} rows; likelihoods use all."
+        )
+    return found, limits
+
+
+def _free_text(
+    given: EvaluationInput,
+    policy: PolicyLike,
+    rows: Sequence[Conversation | Labelled],
+    labels: Sequence[str],
+) -> list[Prediction]:
+    """Let the policy write; rows beyond `max_examples` stay without an answer."""
+    asked = rows if given.max_examples is None else baseline.sample(rows, given.max_examples, given.seed)
+    answers = predict_generate(
+        policy, asked, max_new_tokens=given.max_new_tokens, labels=labels, progress=given.progress
+    )
+    answered = {id(e): p for e, p in zip(asked, answers, strict=True)}
+    return [answered.get(id(e)) or prediction_of(e) for e in rows]
+
+
+# ───────────────────────────────────────────────────────────────────────────── small
+
+
+def _as_text_or_conversation(policy: PolicyLike, example: Example) -> Text | Conversation:
+    return example if isinstance(example, Text) else as_conversation(policy.encoder, example)
+
+
+def _timed(name: str, label: str, role: Role, ask: Callable[[], Sequence[Prediction]], *, phrase: str = "") -> Asked:
+    started = time.perf_counter()
+    predictions = ask()
+    return Asked(name, label, role, predictions, time.perf_counter() - started, phrase)
+
+
+def _labelled(examples: Sequence[object]) -> list[Labelled]:
+    return [e for e in examples if isinstance(e, Labelled)]
+
+
+def _lower(label: str) -> str:
+    return label[:1].lower() + label[1:]

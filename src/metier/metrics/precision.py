@@ -1,0 +1,33 @@
+"""Precision: of the answers that named a class, the share that was right. Averaged as in f1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from metier.metrics import Array, Prediction, f1
+
+summary = "Of the answers that named a class, the share that was right."
+label = "Precision ({average})"
+higher_is_better = True
+range = (0.0, 1.0)
+unit = "share"
+tasks = ("single_label", "multi_label")
+rank = 20
+
+
+class Options(f1.Options):
+    """How classes are averaged, as in f1."""
+
+
+def statistics(predictions: Sequence[Prediction], options: Options) -> Array:
+    """Return the counts per class, as in f1."""
+    return f1.statistics(predictions, options)
+
+
+def figure(sums: Array, options: Options) -> Array:
+    """Return the averaged precision from the summed counts."""
+    return f1.average(sums, options.average, lambda tp, fp, fn: (tp, tp + fp))
+
+
+SAMPLE: dict[str, Any] = {**f1.SAMPLE, "value": (1.0 + 0.5 + 0.0) / 3}

@@ -1,0 +1,69 @@
+"""ROUGE: how much of the reference's wording the answer shares (Lin 2004), F-measure, mean over rows.
+
+Scored by the rouge-score package without stemming, with words found in every script (its own tokeniser drops all but
+a-z and 0-9; on English text both give the same). Left out: rougeLsum, several references.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import Field
+
+from metier.core import catalog
+from metier.metrics import Prediction
+
+summary = "Shared wording of answer and reference: longest common subsequence (L), words (1) or word pairs (2)."
+label = "ROUGE-{variant}"
+higher_is_better = True
+range = (0.0, 1.0)
+unit = "share"
+tasks = ("chat", "summarize", "generate")
+primary = ("summarize", "generate")
+rank = 10
+
+_WORD = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|[^\W_぀-ヿ㐀-鿿豈-﫿]+")
+"""A Chinese or Japanese character is a word of its own; elsewhere a word is a run of letters and digits."""
+
+
+class Options(catalog.Options):
+    """Which overlap."""
+
+    variant: Literal["1", "2", "L"] = Field(
+        "L", description="`1` words, `2` word pairs, `L` longest common subsequence."
+    )
+
+
+class Words:
+    """The tokeniser that rouge-score calls."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Return the words in lower case."""
+        return _WORD.findall(text.lower())
+
+
+@cache
+def _scorer(variant: str) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer([f"rouge{variant}"], tokenizer=Words())
+
+
+def per_example(prediction: Prediction, options: Options) -> float:
+    """Return the row's F-measure, NaN where there is no answer."""
+    if not isinstance(prediction.output, str) or not isinstance(prediction.reference, str):
+        return math.nan
+    scores = _scorer(options.variant).score(prediction.reference, prediction.output)
+    return float(scores[f"rouge{options.variant}"].fmeasure)
+
+
+SAMPLE: dict[str, Any] = {
+    "predictions": [
+        {"id": "1", "reference": "The patient has a cough.", "output": "the patient has fever"},
+        {"id": "2", "reference": "ok", "output": ""},
+    ],
+    "value": (2 * (3 / 4) * (3 / 5) / (3 / 4 + 3 / 5)) / 2,
+}

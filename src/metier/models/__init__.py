@@ -1,0 +1,1 @@
+"""Base models, the adapters that train on them, and the policy: model + adapter + head + tokenizer."""

@@ -1,0 +1,184 @@
+"""The adapters that train weights of the base itself (`none`, `layers`, `full`): what they have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metier.core.errors import MachineError
+from metier.core.project import disk_errors, fsync_directory
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from metier.models.base import Base
+
+
+class OwnWeights:
+    """Some of the base's own weights, trained in place.
+
+    Args:
+        base: the base; the caller has frozen the rest of it.
+        kind: the adapter's name.
+        parameters: the trained parameters under their names in the model.
+        modules: what goes into training mode.
+        file: the file in which `save` keeps them.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        kind: str,
+        parameters: Mapping[str, nn.Parameter],
+        modules: Sequence[nn.Module],
+        file: str = "trained.safetensors",
+    ) -> None:
+        self.kind = kind
+        self.file = file
+        self._base = base
+        self._parameters = dict(parameters)
+        self._modules = tuple(modules)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Return the trained parameters by name."""
+        return dict(self._parameters)
+
+    def modules(self) -> Sequence[nn.Module]:
+        """Return the modules that hold them."""
+        return self._modules
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Put the base's weights back for a while, read again from its directory (float32, freed afterwards).
+
+        Raises:
+            MachineError: E414, the base was made in memory, so that its weights are gone.
+        """
+        if not self._parameters:
+            yield
+            return
+        original = self._original()
+        kept = {name: parameter.data for name, parameter in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            parameter.data = original[name].to(parameter.device, parameter.dtype)
+        del original
+        try:
+            yield
+        finally:
+            for name, parameter in self._parameters.items():
+                parameter.data = kept[name]
+
+    def merge(self) -> None:
+        """Do nothing: the trained weights are the base's own."""
+
+    def save(self, folder: Path, base_name: str) -> None:
+        """Write the trained weights under their names in the model."""
+        if self._parameters:
+            tensors = {name: p.detach().cpu().contiguous() for name, p in self._parameters.items()}
+            write_tensors(folder / self.file, tensors, {"format": "pt", "base": base_name, "adapter": self.kind})
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        if self._parameters:
+            fill(self._parameters, read_tensors(folder / self.file), folder / self.file)
+
+    def _original(self) -> dict[str, Tensor]:
+        from metier.models.base import read_weights
+
+        if self._base.path is None:
+            raise MachineError(
+                414,
+                f"The untouched base cannot be shown: the adapter `{self.kind}` trains its weights in place, and the "
+                "base has no directory to read them from",
+                fix="load the base a second time",
+            )
+        return read_weights(self._base, set(self._parameters))
+
+
+# ───────────────────────────────────────────────────────────────────────────── tensors on disk
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file: temporary name, fsync, rename.
+
+    Raises:
+        MachineError: E420–E422, the disk is full or cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            try:
+                save_file(dict(tensors), temporary, metadata=dict(metadata))
+            except Exception as error:  # safetensors wraps the operating system's error in its own
+                raise _as_os_error(error) from error
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_directory(path.parent)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU.
+
+    Raises:
+        MachineError: E408, no such file, or it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise MachineError(408, "The trained weights are missing", place=str(path)) from None
+    except (SafetensorError, OSError) as error:
+        raise MachineError(408, "The trained weights cannot be read", place=str(path), received=str(error)) from error
+
+
+def fill(parameters: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Copy tensors into parameters of the same names and shapes, all of them and no others.
+
+    Raises:
+        MachineError: E408, a name or a shape does not fit.
+    """
+    import torch
+
+    missing = sorted(parameters.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - parameters.keys())
+    shapes = sorted(
+        name for name in parameters.keys() & tensors.keys() if parameters[name].shape != tensors[name].shape
+    )
+    for what, names in (("missing", missing), ("not the model's", extra), ("of another shape", shapes)):
+        if names:
+            raise MachineError(
+                408,
+                f"{len(names)} trained tensors are {what}",
+                place=str(path),
+                received=", ".join(names[:3]) + (" …" if len(names) > 3 else ""),
+                expected="the tensors of this base with this adapter",
+                fix="use the base and the adapter options that the file was trained with",
+            )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+
+
+def _as_os_error(error: Exception) -> Exception:
+    import errno
+    import re
+
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"os error (\d+)", str(error))
+    code = int(number[1]) if number else errno.EIO
+    return OSError(code, os.strerror(code))

@@ -1,0 +1,280 @@
+"""Attention without a dense mask, through transformers' own extension points.
+
+Two functions are registered under the name `metier`: one that makes masks, one that attends. While a `layout` is
+active, the mask function hands every layer a small `Segments` object in place of a B×T×T mask; the attention function
+then runs plain attention inside each segment. Right-padded causal rows need not even that: padding stands behind every
+real token, so causal attention never sees it. Outside a layout (generation, the reference path) both functions do what
+transformers' `sdpa` does.
+
+The mask travels as an argument of each layer, so that a recomputed layer (activation checkpointing) sees it again.
+models/support.py proves on a few random tokens that a model gives the same hidden states either way.
+
+Shapes: B rows, T positions, H query heads, G key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NAME = "metier"
+SHORT_TOKENS = 224
+"""Rows up to this length attend in float32 where a CPU trains in bfloat16; `_widened` says why."""
+Lengths = tuple[tuple[int, ...], ...]
+
+_LAYOUT: ContextVar[Lengths | None] = ContextVar("metier_attention_layout", default=None)
+RIGHT_PADDED: Lengths = ()
+"""The layout of rows with one segment each: no mask at all."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a model can do: `unmasked` = right-padded causal rows without a mask, `packing` = several segments in a row.
+
+    `first_position` is added to the positions of packed rows: RoBERTa's kin count from behind the pad token's id.
+    """
+
+    unmasked: bool
+    packing: bool
+    reason: str
+    first_position: int = 0
+
+
+@dataclass(eq=False)
+class Segments:
+    """Stands in for an attention mask: the segment lengths of each row (their sum is T), and a sliding window."""
+
+    lengths: Lengths
+    window: int | None = None
+    _bands: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def band(self, length: int, device: torch.device) -> Tensor | None:
+        """Return the banded causal mask (t, t) of a segment that is longer than the window, else None."""
+        if self.window is None or length <= self.window:
+            return None
+        if length not in self._bands:
+            ones = torch.ones(length, length, dtype=torch.bool, device=device)
+            self._bands[length] = ones.tril().triu(1 - self.window)
+        return self._bands[length]
+
+
+@contextlib.contextmanager
+def layout(lengths: Sequence[Sequence[int]]) -> Iterator[None]:
+    """Within this context the model attends inside the given segments of each row; `()` = right-padded rows."""
+    token = _LAYOUT.set(tuple(tuple(row) for row in lengths))
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(token)
+
+
+# ───────────────────────────────────────────────────────────────────────────── the mask function
+
+
+def make_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Callable[..., Any] | None = None,
+    attention_mask: Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    allow_is_bidirectional_skip: bool = False,
+    **rest: Any,
+) -> Tensor | Segments | None:
+    """Return what the layers get as their mask; the signature is that of transformers' AttentionMaskInterface."""
+    from transformers.masking_utils import (
+        and_masks,
+        bidirectional_mask_function,
+        causal_mask_function,
+        sdpa_mask,
+    )
+
+    mask_function = mask_function or causal_mask_function
+    lengths = _LAYOUT.get()
+    if lengths is not None:
+        causal = mask_function is causal_mask_function and allow_is_causal_skip
+        two_way = mask_function is bidirectional_mask_function and allow_is_bidirectional_skip
+        sliding = local_size is not None and _is_window(mask_function, local_size, rest.get("device", "cpu"))
+        if lengths == RIGHT_PADDED and (causal or (sliding and q_length <= (local_size or 0))):
+            return None
+        if lengths != RIGHT_PADDED and (causal or two_way or sliding):
+            return Segments(lengths, local_size if sliding else None)
+        # Anything else (chunked attention, a family's own overlay) gets a dense mask that respects the segments.
+        if lengths != RIGHT_PADDED:
+            mask_function = and_masks(mask_function, _same_segment(lengths, rest.get("device", "cpu")))
+        attention_mask, allow_is_causal_skip, allow_is_bidirectional_skip = None, False, False
+    mask: Tensor | None = sdpa_mask(
+        batch_size=batch_size,
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=q_offset,
+        kv_offset=kv_offset,
+        mask_function=mask_function,
+        attention_mask=attention_mask,
+        local_size=local_size,
+        allow_is_causal_skip=allow_is_causal_skip,
+        allow_is_bidirectional_skip=allow_is_bidirectional_skip,
+        **rest,
+    )
+    return mask
+
+
+def _is_window(mask_function: Callable[..., Any], window: int, device: torch.device | str) -> bool:
+    """Whether a mask function is `q - window < k <= q`, asked at the four corners of the band."""
+    zero = torch.zeros(1, dtype=torch.long, device=device)
+    query = zero + window + 3
+    keys = torch.tensor([3, 4, window + 3, window + 4], device=device)
+    seen: list[bool] = [bool(mask_function(zero, zero, query, key.view(1)).all()) for key in keys]
+    return seen == [False, True, True, False]
+
+
+def _same_segment(lengths: Lengths, device: torch.device | str) -> Callable[..., Tensor]:
+    numbers_BT = torch.stack(
+        [
+            torch.repeat_interleave(torch.arange(len(row), device=device), torch.tensor(row, device=device))
+            for row in lengths
+        ]
+    )
+
+    def same(batch_idx: Tensor, head_idx: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+        return numbers_BT[batch_idx, q_idx] == numbers_BT[batch_idx, kv_idx]
+
+    return same
+
+
+# ───────────────────────────────────────────────────────────────────────────── the attention function
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | Segments | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend; the signature is that of transformers' AttentionInterface.
+
+    Args:
+        query: (B, H, T, D). key, value: (B, G, T, D).
+        attention_mask: Segments, a Boolean or additive mask (B, 1, T, T), or None for plain causal (or two-way) rows.
+
+    Returns:
+        (B, T, H, D), and None for the weights.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    softcap, sinks_H = kwargs.get("softcap"), kwargs.get("s_aux")
+    explicit = softcap is not None or sinks_H is not None
+    if not explicit and not isinstance(attention_mask, Segments):
+        options = {"dropout": dropout, "scaling": scaling, **kwargs}
+        if attention_mask is not None or kwargs.get("position_bias") is not None:
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0], None
+        qkv = _widened(query, key, value)
+        return sdpa_attention_forward(module, *qkv, None, **options)[0].to(query.dtype), None
+    flag = kwargs.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True) if flag is None else flag)
+
+    def piece(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if explicit:
+            return _explicit(q, k, v, mask, causal, scaling, dropout, softcap, sinks_H).transpose(1, 2)
+        out = F.scaled_dot_product_attention(
+            *_widened(q, k, v),
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=causal and mask is None and q.shape[2] > 1,
+            scale=scaling,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        return out.transpose(1, 2).to(q.dtype)
+
+    if not isinstance(attention_mask, Segments):
+        return piece(query, key, value, attention_mask), None
+    return _by_segment(query, key, value, attention_mask, piece), None
+
+
+def _widened(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return float32 copies of short bfloat16 rows that a CPU will go backward through, else the tensors themselves.
+
+    PyTorch's CPU kernel takes 1.9 to 3.3 times as long for forward and backward in bfloat16 as in float32, casts
+    included, at 32 to 170 positions; from 256 on bfloat16 is as fast or faster.
+    """
+    slow = query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= SHORT_TOKENS
+    if slow and torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        return query.float(), key.float(), value.float()
+    return query, key, value
+
+
+def _by_segment(query: Tensor, key: Tensor, value: Tensor, segments: Segments, piece: Callable[..., Tensor]) -> Tensor:
+    """Attend inside each segment: unbind and split, since their backward passes concatenate once instead of adding."""
+    rows = []
+    for row_lengths, *qkv_HTD in zip(segments.lengths, query.unbind(0), key.unbind(0), value.unbind(0), strict=True):
+        parts = zip(*(torch.split(tensor.unsqueeze(0), list(row_lengths), dim=2) for tensor in qkv_HTD), strict=True)
+        outs = [piece(q, k, v, segments.band(q.shape[2], q.device)) for q, k, v in parts]
+        rows.append(torch.cat(outs, dim=1))
+    return torch.cat(rows, dim=0)
+
+
+def _explicit(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks_H: Tensor | None,
+) -> Tensor:
+    """Attention written out, for what the fused kernel cannot do: soft-capped scores (Gemma 2), sinks (GPT-OSS)."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    length, total = query.shape[2], key.shape[2]
+    if mask is None and causal and length > 1:
+        mask = torch.ones(length, total, dtype=torch.bool, device=query.device).tril(total - length)
+    if mask is not None:
+        lowest = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
+    if sinks_H is not None:
+        sinks = sinks_H.to(scores.dtype).reshape(1, -1, 1, 1).expand(scores.shape[0], -1, length, 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    weights = scores.float().softmax(dim=-1).to(query.dtype)[..., :total]
+    return F.dropout(weights, dropout) @ value if dropout else weights @ value
+
+
+# ───────────────────────────────────────────────────────────────────────────── registering
+
+
+@cache
+def register() -> str:
+    """Make the two functions known to transformers, once per process; return their name."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, make_mask)
+    return NAME
+
+
+def last_hidden(model: Any, tokens_BT: Tensor, **inputs: Any) -> Tensor:
+    """Return the hidden states (B, T, width) of the model without its output head."""
+    body = model.base_model
+    out = body(input_ids=tokens_BT, **inputs)
+    hidden_BTE: Tensor = out.last_hidden_state
+    return hidden_BTE

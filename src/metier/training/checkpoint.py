@@ -1,0 +1,234 @@
+"""Atomic checkpoints and exact resume.
+
+    checkpoints/step-000200/
+      (the policy's own files)   adapter or weights in float32, head, as Policy.save writes them
+      optimizer.safetensors      first and second moments and step counts, by parameter name
+      state.json                 step, counters, digests, library versions
+      COMPLETE.json              every file with size and SHA-256; written last
+
+Order: temporary directory → fsync files → COMPLETE.json → fsync directory → rename → fsync parent → only then rotate.
+The loop seeds every random generator from (seed, step) and orders examples by the same pair, so no generator state
+and no data cursor need to be kept: the step is both. A checkpoint without COMPLETE.json, or with a file that differs
+from it, does not exist for a resume.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import transformers
+
+from metier.core.errors import MachineError
+from metier.core.project import digest_file, disk_errors, fsync_directory, now, read_json, write_json
+from metier.models.policy import Policy
+from metier.training.loop import State
+
+COUNTERS = ("step", "tokens", "supervised", "examples", "slots", "seconds", "micro_batch_tokens")
+
+
+def versions() -> dict[str, str]:
+    """Return the library versions under which exactness is claimed."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": np.__version__,
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+# ───────────────────────────────────────────────────────────────────────────── writing
+
+
+def save(folder: Path, policy: Policy, state: State, *, digests: dict[str, str], figures: dict[str, float]) -> Path:
+    """Write `folder/step-<n>` atomically and return it; an existing verified one of the same step is kept.
+
+    Args:
+        digests: of recipe, dataset and base; compared on resume.
+        figures: the validation figures at this step.
+
+    Raises:
+        MachineError: E420–E422, the disk; the checkpoints before are untouched.
+    """
+    final = folder / f"step-{state.step:06d}"
+    if final.exists():
+        if not problems(final):
+            return final
+        shutil.rmtree(final)
+    temporary = folder / f".step-{state.step:06d}.tmp"
+    with disk_errors(final):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            policy.save(temporary)
+            safetensors.torch.save_file(_optimizer_tensors(state.optimizer), temporary / "optimizer.safetensors")
+            write_json(temporary / "state.json", _state(state, digests, figures))
+            seal(temporary)
+            temporary.rename(final)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, safetensors.SafetensorError):
+                raise _disk_behind(error, final) from error
+            raise
+        fsync_directory(folder)
+    return final
+
+
+def seal(folder: Path) -> None:
+    """Fsync every file of a directory and write COMPLETE.json, which vouches for them."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "COMPLETE.json")
+    listed = []
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        listed.append(
+            {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "sha256": digest_file(path)}
+        )
+    write_json(folder / "COMPLETE.json", {"written": now(), "files": listed})
+    fsync_directory(folder)
+
+
+def rotate(folder: Path, *, keep: int, best: str | None) -> list[str]:
+    """Delete old checkpoints, keeping the newest `keep` and the best; return the names deleted.
+
+    Called after the newest one was sealed. Never deletes when no verified checkpoint would be left.
+    """
+    present = listing(folder)
+    kept = {p.name for p in present[-keep:]} | ({best} if best else set())
+    if not any(not problems(p) for p in present if p.name in kept):
+        return []
+    doomed = [p for p in present if p.name not in kept]
+    for path in doomed:
+        # COMPLETE.json goes first: a half-deleted checkpoint must not look whole.
+        (path / "COMPLETE.json").unlink(missing_ok=True)
+        shutil.rmtree(path)
+    return [p.name for p in doomed]
+
+
+# ───────────────────────────────────────────────────────────────────────────── reading
+
+
+def listing(folder: Path) -> list[Path]:
+    """Return the checkpoint directories, oldest step first, whether they verify or not."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if re.fullmatch(r"step-\d{6,}", p.name) and p.is_dir())
+
+
+def problems(path: Path) -> list[str]:
+    """Return what is wrong with a checkpoint; empty when every file is as COMPLETE.json says."""
+    complete = path / "COMPLETE.json"
+    if not complete.is_file():
+        return ["COMPLETE.json is missing: the save did not finish"]
+    try:
+        files = json.loads(complete.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError):
+        return ["COMPLETE.json cannot be read"]
+    found = []
+    for entry in files:
+        file = path / entry["path"]
+        if not file.is_file():
+            found.append(f"{entry['path']} is missing")
+        elif file.stat().st_size != entry["bytes"]:
+            found.append(f"{entry['path']} has {file.stat().st_size} bytes instead of {entry['bytes']}")
+        elif digest_file(file) != entry["sha256"]:
+            found.append(f"{entry['path']} was altered: its SHA-256 differs")
+    return found
+
+
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that verifies, and a sentence about each newer one that does not."""
+    notes: list[str] = []
+    for path in reversed(listing(folder)):
+        wrong = problems(path)
+        if not wrong:
+            return path, notes
+        notes.append(f"checkpoint {path.name} is not used: {wrong[0]}")
+    return None, notes
+
+
+def restore(path: Path, policy: Policy, state: State) -> dict[str, Any]:
+    """Put weights, optimiser and counters of a verified checkpoint into a freshly built policy and state.
+
+    Returns:
+        The whole of state.json.
+
+    Raises:
+        MachineError: E430, the checkpoint does not verify or names other parameters.
+    """
+    wrong = problems(path)
+    if wrong:
+        raise MachineError(430, f"The checkpoint cannot be used: {wrong[0]}", place=str(path))
+    saved = read_json(path / "state.json")
+    policy.restore(path)
+    _restore_optimizer(state.optimizer, path / "optimizer.safetensors")
+    for name in COUNTERS:
+        setattr(state, name, saved[name])
+    return saved
+
+
+# ───────────────────────────────────────────────────────────────────────────── inside
+
+
+def _state(state: State, digests: dict[str, str], figures: dict[str, float]) -> dict[str, Any]:
+    return {
+        **{name: getattr(state, name) for name in COUNTERS},
+        "digests": digests,
+        "figures": figures,
+        "versions": versions(),
+    }
+
+
+def _optimizer_tensors(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}#{key}"] = value.detach().cpu().contiguous()
+    return tensors
+
+
+def _restore_optimizer(optimizer: torch.optim.AdamW, path: Path) -> None:
+    tensors = safetensors.torch.load_file(path)
+    expected = [name for group in optimizer.param_groups for name in group["names"]]
+    found = {key.rpartition("#")[0] for key in tensors}
+    if found and found != set(expected):
+        raise MachineError(
+            430,
+            "The checkpoint's optimiser names other parameters than this run trains",
+            place=str(path),
+            received=f"{len(found - set(expected))} unknown",
+            expected=f"{len(set(expected) - found)} missing",
+        )
+    saved: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, field = key.rpartition("#")
+        saved.setdefault(name, {})[field] = tensor
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            if name in saved:
+                # Fused AdamW keeps its step count on the parameter's device.
+                optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in saved[name].items()}
+
+
+def _disk_behind(error: Exception, place: Path) -> MachineError:
+    """safetensors wraps the operating system's refusal in its own exception; say what it was."""
+    text = str(error)
+    full = "No space left" in text or "os error 28" in text
+    return MachineError(
+        420 if full else 422,
+        "The disk is full; the checkpoints before are untouched" if full else "The checkpoint could not be written",
+        place=str(place),
+        received="" if full else text,
+        fix="free space, then metier runs resume",
+    )

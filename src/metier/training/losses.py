@@ -1,0 +1,136 @@
+"""Losses: small pure functions on tensors. Every one returns a **sum**; only the loop divides.
+
+Shapes: N supervised rows, D hidden width, V vocabulary, K outputs of a task head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK_BYTES = 48 * 2**20
+"""Size of one chunk of float32 logits: small enough to stay near the cache, large enough for a full-speed GEMM."""
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    weights_N: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    chunk_rows: int | None = None,
+) -> Tensor:
+    """Return Σ wᵢ · CE(softcap(scale · (W hᵢ + b)), tᵢ) in nats without ever holding the N × V logits.
+
+    Rows go through in chunks. The gradient is made in the forward pass, while a chunk's logits are at hand, so that
+    nothing of size V is kept for backward; the head's gradient is summed in float32, and is not made at all when the
+    head is frozen. The matrix products run in the dtype of `hidden_ND`; softmax and sums are float32.
+
+    Args:
+        hidden_ND: final hidden states of the supervised rows only.
+        weight_VD: the output layer; float32 masters are cast to the dtype of `hidden_ND` once per call.
+        targets_N: int64 token ids.
+        weights_N: float32 loss weights.
+        scale: factor on the logits (Granite, Cohere).
+        softcap: c in c·tanh(x/c) (Gemma 2), or None.
+        chunk_rows: rows per chunk; default from CHUNK_BYTES.
+    """
+    if hidden_ND.shape[0] == 0:
+        return hidden_ND.sum() * 0.0
+    rows = chunk_rows or max(32, min(hidden_ND.shape[0], CHUNK_BYTES // (4 * weight_VD.shape[0])))
+    # The dtype of hidden_ND decides; autocast would second-guess it.
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden_ND, weight_VD, bias_V, targets_N, weights_N, float(scale), softcap, rows
+        )
+    return total
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        weights_N: Tensor,
+        scale: float,
+        softcap: float | None,
+        rows: int,
+    ) -> Tensor:
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        weight = weight_VD.detach().to(hidden_ND.dtype)
+        grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
+        grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight.device) if needs_weight else None
+        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        for start in range(0, hidden_ND.shape[0], rows):
+            part = slice(start, start + rows)
+            hidden, targets, weights = hidden_ND[part], targets_N[part, None], weights_N[part].float()
+            logits = (hidden @ weight.T).float()
+            if bias_V is not None:
+                logits += bias_V.detach().float()
+            if scale != 1.0:
+                logits *= scale
+            slope = None
+            if softcap is not None:
+                logits.div_(softcap).tanh_()
+                slope = 1.0 - logits.square()
+                logits *= softcap
+            chosen = logits.gather(1, targets)
+            peak = logits.amax(dim=1, keepdim=True)
+            exps = logits.sub_(peak).exp_()
+            norm = exps.sum(dim=1, keepdim=True)
+            total += (weights[:, None] * (norm.log() + peak - chosen)).sum()
+            if not (needs_hidden or needs_weight or needs_bias):
+                continue
+            grad_logits = exps.mul_(weights[:, None] / norm)
+            grad_logits.scatter_add_(1, targets, -weights[:, None])
+            if slope is not None:
+                grad_logits *= slope
+            if scale != 1.0:
+                grad_logits *= scale
+            if grad_bias is not None:
+                grad_bias += grad_logits.sum(dim=0)
+            grad_logits = grad_logits.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad_logits, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                grad_weight += grad_logits.T @ hidden.detach()
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.weight_dtype = weight_VD.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad_total,) = grads
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        # The saved gradients are used once: scaling them in place spares a copy of V × D.
+        return (
+            None if grad_hidden is None else grad_hidden.mul_(grad_total.to(grad_hidden.dtype)),
+            None if grad_weight is None else grad_weight.mul_(grad_total).to(ctx.weight_dtype),
+            None if grad_bias is None else grad_bias.mul_(grad_total),
+            *(None,) * 5,
+        )
+
+
+def single_label(logits_NK: Tensor, targets_N: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Return Σ cross-entropy of one class per example; smoothing as in Szegedy et al. 2016 (arXiv:1512.00567)."""
+    return F.cross_entropy(logits_NK.float(), targets_N, reduction="sum", label_smoothing=label_smoothing)
+
+
+def multi_label(logits_NK: Tensor, targets_NK: Tensor) -> Tensor:
+    """Return Σ over examples of the mean binary cross-entropy over the K labels."""
+    return F.binary_cross_entropy_with_logits(logits_NK.float(), targets_NK.float(), reduction="none").mean(1).sum()
+
+
+def squared_error(outputs_N1: Tensor, targets_N: Tensor) -> Tensor:
+    """Return Σ (output − target)² for regression; targets are standardised by the caller."""
+    return (outputs_N1.float().squeeze(1) - targets_N.float()).square().sum()

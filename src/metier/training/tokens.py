@@ -1,0 +1,69 @@
+"""Next-token loss of a policy on a batch: what `sft` and `cpt` share.
+
+Shapes: B rows, T positions, D hidden width, V vocabulary, N supervised tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from metier.training.losses import CHUNK_BYTES, linear_cross_entropy
+
+if TYPE_CHECKING:
+    from metier.core.batch import Batch
+    from metier.models.policy import Policy
+
+
+def supervised(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return flat positions of the *predicting* tokens, the ids they must predict, and the loss weights, each (N,).
+
+    The token at position t is predicted from position t − 1 of the same row. The first token of a segment is never
+    supervised (Encoder's promise), so the position before it never belongs to another segment.
+    """
+    mask = torch.from_numpy(batch.loss_mask_BT)
+    flat = mask.view(-1).nonzero().squeeze(1)
+    targets = torch.from_numpy(batch.tokens_BT).view(-1)[flat]
+    weights = mask.view(-1)[flat]
+    return (flat - 1).to(device), targets.to(device), weights.to(device)
+
+
+def _rows(policy: Policy, batch: Batch, positions: Tensor) -> Tensor:
+    hidden_BTD = policy.hidden(batch)
+    return hidden_BTD.reshape(-1, hidden_BTD.shape[-1]).index_select(0, positions).to(policy.dtype)
+
+
+def cross_entropy(policy: Policy, batch: Batch) -> Tensor:
+    """Return the summed weighted cross-entropy in nats; logits are made for supervised rows only."""
+    positions, targets, weights = supervised(batch, policy.device)
+    rows_ND = _rows(policy, batch, positions)
+    layer = policy.output_layer()
+    return linear_cross_entropy(
+        rows_ND, layer.weight, targets, weights, bias_V=layer.bias, scale=layer.scale, softcap=layer.softcap
+    )
+
+
+@torch.no_grad()
+def measure_tokens(policy: Policy, batch: Batch) -> dict[str, float]:
+    """Return {"loss": summed cross-entropy, "accuracy": weighted count of tokens whose id has the highest logit}."""
+    positions, targets, weights = supervised(batch, policy.device)
+    rows_ND = _rows(policy, batch, positions)
+    layer = policy.output_layer()
+    weight_VD = layer.weight.to(rows_ND.dtype)
+    loss = torch.zeros((), dtype=torch.float64)
+    right = torch.zeros((), dtype=torch.float64)
+    step = max(32, CHUNK_BYTES // (4 * weight_VD.shape[0]))
+    for start in range(0, rows_ND.shape[0], step):
+        part = slice(start, start + step)
+        logits_NV = (rows_ND[part] @ weight_VD.T).float()
+        if layer.bias is not None:
+            logits_NV += layer.bias.float()
+        logits_NV *= layer.scale
+        if layer.softcap is not None:
+            logits_NV = layer.softcap * torch.tanh(logits_NV / layer.softcap)
+        chosen = logits_NV.gather(1, targets[part, None]).squeeze(1)
+        loss += ((logits_NV.logsumexp(1) - chosen) * weights[part]).sum().double().cpu()
+        right += ((logits_NV.argmax(1) == targets[part]) * weights[part]).sum().double().cpu()
+    return {"loss": float(loss), "accuracy": float(right)}

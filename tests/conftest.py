@@ -1,0 +1,28 @@
+"""What every test gets: no network, no traces in the user's own folders, the public data sets where they are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+_OWN = Path(tempfile.mkdtemp(prefix="metier-tests-"))
+for _kind in ("config", "state"):
+    os.environ[f"METIER_{_kind.upper()}_DIR"] = str(_OWN / _kind)
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(_OWN, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with the public data sets; tests that need it are skipped where it is not."""
+    folder = Path(os.environ.get("METIER_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("the public data sets are not here: set METIER_DATA to their folder")
+    return folder

@@ -1,0 +1,198 @@
+"""Whole verbs through the command line, as a new user would, on a tiny random model."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metier.cli import app
+from metier.core.project import Project
+from metier.core.run import Run
+from tiny import labelled_rows, write_model
+
+FAST = ["model.name_or_path=base", "training.num_train_epochs=2", "training.max_length=64", "adapter.kind=full"]
+
+
+@dataclass(frozen=True)
+class Done:
+    stdout: str
+    stderr: str
+
+
+def metier(folder: Path, *argv: str, code: int = 0) -> Done:
+    """Run one command line in this process: torch is imported once for all of them."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        returned = app.run(argv)
+    assert returned == code, f"{' '.join(argv)}\n{out.getvalue()}\n{err.getvalue()}"
+    return Done(out.getvalue(), err.getvalue())
+
+
+def write_rows(path: Path, n: int) -> None:
+    rows = labelled_rows(n)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project made by `metier init`, with a tiny base beside its rows."""
+    folder = tmp_path_factory.mktemp("flow") / "desk"
+    folder.mkdir()
+    write_rows(folder / "rows.csv", 120)
+    write_model(folder / "base")
+    done = metier(folder, "init", "--data", "rows.csv", "--name", "desk", "--json")
+    made = json.loads(done.stdout)
+    assert (made["format"], made["task"]) == ("labelled", "classify")
+    assert Path(made["recipe"]) == folder / "recipes" / "desk.yaml"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> dict[str, Any]:
+    """The first run, trained in the foreground."""
+    done = metier(home, "train", *FAST, "--json")
+    value: dict[str, Any] = json.loads(done.stdout)
+    assert "step " in done.stderr
+    assert "validation at step" in done.stderr
+    assert "\x1b[" not in done.stderr
+    return value
+
+
+def test_data_is_shown_checked_and_prepared(home: Path) -> None:
+    shown = metier(home, "data", "preview", "--rows", "2", *FAST).stdout
+    assert "labelled" in shown
+    assert "rows.csv:2" in shown
+    prepared = json.loads(metier(home, "data", "prepare", *FAST, "--json").stdout)
+    assert sum(prepared["rows"].values()) == 120
+    again = json.loads(metier(home, "data", "prepare", *FAST, "--json").stdout)
+    assert again["digest"] == prepared["digest"]
+    assert metier(home, "data", "card", prepared["dataset"]).stdout.strip()
+    assert metier(home, "data", "check", *FAST).stdout
+
+
+def test_a_broken_file_exits_with_3_and_names_the_first_place(home: Path) -> None:
+    (home / "broken.csv").write_text("text,label\n" + "x,\n" * 9 + "hello,a\n")
+    done = metier(home, "plan", "data.sources.0.path=broken.csv", *FAST, code=3)
+    assert "E310" in done.stderr
+    assert "broken.csv:2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_misspelt_key_and_option_exit_with_2(home: Path) -> None:
+    assert "Did you mean" in metier(home, "train", "training.learning_rat=1", code=2).stderr
+    assert "E211" in metier(home, "train", *FAST, "adapter.kind=lora", "adapter.rnk=8", code=2).stderr
+
+
+def test_the_plan_has_figures_and_starts_nothing(home: Path) -> None:
+    runs = Project(home).run_dirs()
+    value = json.loads(metier(home, "plan", *FAST, "--json").stdout)
+    assert value["steps"] > 0
+    assert value["memory_bytes"] > 0
+    assert Project(home).run_dirs() == runs
+
+
+def test_training_ends_with_a_verdict_and_its_files(home: Path, trained: dict[str, Any]) -> None:
+    run = Run(Path(trained["dir"]))
+    assert trained["state"] == "done"
+    assert trained["sentence"]
+    for name in (
+        "report.html",
+        "report.md",
+        "report.json",
+        "README.md",
+        "recipe.yaml",
+        "recipe.resolved.yaml",
+        "best.json",
+    ):
+        assert (run.dir / name).is_file(), name
+    assert metier(home, "report", str(run.number)).stdout.strip().endswith("report.html")
+    listed = json.loads(metier(home, "runs", "ls", "--json").stdout)
+    assert listed[0]["verdict"] == trained["verdict"]
+
+
+def test_a_missed_target_is_exit_5_with_gate_alone(home: Path, trained: dict[str, Any]) -> None:
+    report = json.loads(metier(home, "evaluate", str(trained["run"]), "--json").stdout)
+    assert {s["role"] for s in report["systems"]} >= {"run", "base", "floor"}
+    targets = report["targets"]
+    metier(home, "evaluate", str(trained["run"]), "--gate", code=5 if any(not t["met"] for t in targets) else 0)
+
+
+def test_new_texts_get_labels(home: Path, trained: dict[str, Any]) -> None:
+    done = metier(home, "predict", str(trained["run"]), "my card was stolen", "the pain is new", "--json")
+    answers = json.loads(done.stdout)
+    assert [a["output"] in ("card", "rate", "pain") for a in answers] == [True, True]
+    plain = metier(home, "predict", str(trained["run"]), "my card was stolen").stdout
+    assert plain.strip() == answers[0]["output"]
+
+
+def test_a_task_head_does_not_talk(home: Path, trained: dict[str, Any]) -> None:
+    assert "metier predict" in metier(home, "chat", str(trained["run"]), code=2).stderr
+
+
+def test_an_interrupted_run_resumes_and_a_changed_semantic_key_is_refused(home: Path, trained: dict[str, Any]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "metier.cli", "train", *FAST, "training.num_train_epochs=400"],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    run = _after_a_few_steps(home)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"metier runs resume {run.number}" in err
+    assert run.status()["state"] == "stopped"
+    assert list(run.checkpoints_dir.glob("step-*"))
+    assert "E238" in metier(home, "runs", "resume", str(run.number), "training.seed=9", code=2).stderr
+    detached = metier(home, "runs", "resume", str(run.number), "training.micro_batch_tokens=512", "--detach")
+    assert detached.stdout == f"{run.number}\n"
+    _after_a_few_steps(home, beyond=max(e["step"] for e in run.events("step")))
+    metier(home, "runs", "stop", str(run.number))
+    _until(lambda: run.status()["state"] == "stopped")
+    metier(home, "runs", "rm", str(run.number), "--yes")
+    assert not run.dir.exists()
+
+
+def test_a_run_that_is_not_there(home: Path) -> None:
+    assert metier(home, "runs", "show", "99", code=2).stderr.startswith("E232")
+
+
+def _after_a_few_steps(home: Path, beyond: int = 0) -> Run:
+    """The newest run, once it has trained a few steps."""
+    before = len(Project(home).run_dirs()) if beyond else 0
+
+    def newest() -> Run | None:
+        folders = Project(home).run_dirs()
+        if len(folders) < max(before, 2):
+            return None
+        run = Run(folders[-1])
+        return run if any(e["step"] > beyond + 3 for e in run.events("step")) else None
+
+    _until(newest)
+    found = newest()
+    assert found is not None
+    return found
+
+
+def _until(condition: Any, seconds: float = 120.0) -> None:
+    patience = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < patience, "it did not happen in time"
+        time.sleep(0.05)

@@ -1,0 +1,156 @@
+"""Intervals: do they cover what they promise, on data whose truth is known?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from metier.evaluation.compare import Resampler, difference, figure, measure, outcome, wilson
+from metier.metrics import Prediction, metric
+
+TRIALS = 300
+
+
+def answers(right: np.ndarray) -> list[Prediction]:
+    return [Prediction(id=str(k), reference="a", output="a" if r else "b") for k, r in enumerate(right)]
+
+
+def covered(trial: Callable[[int], tuple[float, float, float]]) -> float:
+    hits = 0
+    for seed in range(TRIALS):
+        low, high, truth = trial(seed)
+        hits += low <= truth <= high
+    return hits / TRIALS
+
+
+def test_paired_difference_of_accuracy_covers_the_truth() -> None:
+    def trial(seed: int) -> tuple[float, float, float]:
+        rng = np.random.default_rng(seed)
+        hard = rng.random(150)  # both systems find the same rows hard: what pairing is for
+        ours, theirs = answers(rng.random(150) < 0.95 - 0.4 * hard), answers(rng.random(150) < 0.85 - 0.4 * hard)
+        accuracy = metric("accuracy")
+        found = difference(
+            measure(accuracy, ours), measure(accuracy, theirs), "base", Resampler(150, samples=400, seed=seed)
+        )
+        assert found is not None
+        return found.low, found.high, 0.10
+
+    assert 0.92 <= covered(trial) <= 0.985
+
+
+def test_ratio_metric_covers_the_truth() -> None:
+    def trial(seed: int) -> tuple[float, float, float]:
+        rng = np.random.default_rng(seed)
+        size = rng.integers(20, 200, 120)
+        bits = rng.gamma(4.0, 0.5, 120)  # mean 2 bits per byte, independent of the size
+        rows = [
+            Prediction(id=str(k), nll=float(b * n * np.log(2)), num_bytes=int(n))
+            for k, (b, n) in enumerate(zip(bits, size, strict=True))
+        ]
+        found = figure(measure(metric("bits_per_byte"), rows), Resampler(120, samples=400, seed=seed))
+        assert found.low is not None and found.high is not None
+        return found.low, found.high, 2.0
+
+    assert 0.91 <= covered(trial) <= 0.985
+
+
+def test_macro_f1_covers_the_truth() -> None:
+    def draw(seed: int, n: int) -> list[Prediction]:
+        rng = np.random.default_rng(seed)
+        truth = rng.choice(4, n, p=[0.4, 0.3, 0.2, 0.1])
+        said = np.where(rng.random(n) < 0.7, truth, rng.choice(4, n))
+        return [Prediction(id="", reference=f"c{t}", output=f"c{s}") for t, s in zip(truth, said, strict=True)]
+
+    f1 = metric("f1")
+    truth = f1.value(draw(10_000, 100_000))
+    assert truth is not None
+
+    def trial(seed: int) -> tuple[float, float, float]:
+        found = figure(measure(f1, draw(seed, 150)), Resampler(150, samples=300, seed=seed))
+        assert found.low is not None and found.high is not None
+        return found.low, found.high, truth
+
+    assert 0.91 <= covered(trial) <= 0.985
+
+
+def test_a_system_that_is_no_better_is_rarely_called_better() -> None:
+    called = 0
+    for seed in range(TRIALS):
+        rng = np.random.default_rng(seed)
+        same = rng.random(200) < 0.9
+        flips = rng.random((2, 200)) < 0.03  # few discordant rows: where a plain bootstrap is too sure
+        ours, theirs = (answers(same ^ flip) for flip in flips)
+        accuracy = metric("accuracy")
+        found = difference(
+            measure(accuracy, ours), measure(accuracy, theirs), "base", Resampler(200, samples=400, seed=seed)
+        )
+        assert found is not None
+        called += found.outcome != "same"
+    assert called / TRIALS <= 0.06
+
+
+@pytest.mark.parametrize(("won", "expected"), [(4, "same"), (5, "same"), (7, "better"), (12, "better")])
+def test_few_discordant_rows_agree_with_mcnemar(won: int, expected: str) -> None:
+    """Exact two-sided McNemar: 4-0 p = 0.125, 5-0 p = 0.063, 7-0 p = 0.016."""
+    ours, theirs = np.ones(100, bool), np.ones(100, bool)
+    theirs[:won] = False
+    accuracy = metric("accuracy")
+    found = difference(measure(accuracy, answers(ours)), measure(accuracy, answers(theirs)), "base", Resampler(100))
+    assert found is not None and found.outcome == expected
+    assert found.delta == pytest.approx(won / 100)
+
+
+def test_wilson_by_hand() -> None:
+    low, high = wilson(0.9, 100, 0.95)
+    assert (low, high) == pytest.approx((0.8256, 0.9448), abs=1e-4)
+    assert wilson(1.0, 120, 0.95) == pytest.approx((0.9690, 1.0), abs=1e-4)  # all right is not proof of always right
+
+
+def test_intervals_are_the_same_each_time_and_depend_on_the_seed() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        Prediction(id=str(k), reference=float(a), output=float(b)) for k, (a, b) in enumerate(rng.normal(size=(80, 2)))
+    ]
+    measured = measure(metric("mae"), rows)
+    first, again, other = (figure(measured, Resampler(80, seed=s)) for s in (1, 1, 2))
+    assert first == again
+    assert (first.low, first.high) != (other.low, other.high)
+    assert first.low is not None and first.high is not None and first.value is not None
+    assert first.low < first.value < first.high
+
+
+def test_resamples_are_drawn_alike_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metier.evaluation import compare
+
+    statistics = np.random.default_rng(0).normal(size=(50, 3))
+    whole = Resampler(50, samples=100).sums(statistics)
+    monkeypatch.setattr(compare, "KEPT_VALUES", 0)
+    assert np.allclose(Resampler(50, samples=100).sums(statistics), whole)
+    assert whole.shape == (100, 3)
+
+
+def test_only_rows_that_both_answered_are_compared() -> None:
+    ours = answers(np.ones(150, bool))
+    theirs = [*answers(np.ones(100, bool)), *(Prediction(id=str(k), reference="a") for k in range(50))]
+    accuracy = metric("accuracy")
+    found = difference(measure(accuracy, ours), measure(accuracy, theirs), "sampled", Resampler(150))
+    assert found is not None and (found.n, found.delta, found.outcome) == (100, 0.0, "same")
+    nothing = [Prediction(id=str(k), reference="a") for k in range(150)]
+    assert difference(measure(accuracy, ours), measure(accuracy, nothing), "mute", Resampler(150)) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "higher", "expected"),
+    [
+        (0.1, 0.2, True, "better"),
+        (0.1, 0.2, False, "worse"),
+        (-0.2, -0.1, True, "worse"),
+        (-0.2, -0.1, False, "better"),
+        (-0.1, 0.1, True, "same"),
+        (0.0, 0.1, True, "same"),
+    ],
+)
+def test_outcome(low: float, high: float, higher: bool, expected: str) -> None:
+    assert outcome(low, high, higher) == expected

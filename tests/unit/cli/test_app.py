@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metier import __version__
+from metier.cli import app
+from metier.core import audit
+from metier.core.errors import Bug, GateError, MachineError
+from metier.core.project import Project, write_json
+from metier.core.run import Run
+
+Out = Any
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    project = Project.create(tmp_path / "p", "p")
+    monkeypatch.chdir(project.root)
+    return project
+
+
+def make_run(project: Project, state: str, **fields: Any) -> Run:
+    run = Run.create(project.new_run_dir("sft", "support"), name="support", method="sft", adapter="lora", model="m")
+    run.update(state=state, **fields)
+    return run
+
+
+def fresh(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "metier.cli", *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+# ───────────────────────────────────────────────────────────────────────────── help
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "numpy", "pydantic", "yaml", "rich", "jinja2", "sklearn")
+    code = (
+        "import sys; from metier.cli.app import run; run(['--help'])\n"
+        f"print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "Turn a general language model into a specialist" in done.stdout
+
+
+def test_every_command_is_in_the_journey_and_has_help(capsys: Out) -> None:
+    import typer
+
+    root: Any = typer.main.get_command(app.app)
+    assert set(root.commands) == set(app.JOURNEY)
+    for name in app.JOURNEY:
+        assert app.run([name, "--help"]) == 0
+        for inner in getattr(root.commands[name], "commands", {}):
+            assert app.run([name, inner, "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_every_command_speaks_json() -> None:
+    import typer
+
+    root: Any = typer.main.get_command(app.app)
+    for name in app.JOURNEY:
+        for command in getattr(root.commands[name], "commands", {"": root.commands[name]}).values():
+            assert "--json" in [option for p in command.params for option in p.opts], f"{name} {command.name}"
+
+
+def test_first_lines_of_help_are_not_cut(capsys: Out) -> None:
+    app.run(["--help"])
+    assert "..." not in capsys.readouterr().out.replace("COMMAND [ARGS]...", "")
+
+
+def test_version(capsys: Out) -> None:
+    assert app.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"metier {__version__}\n"
+
+
+# ───────────────────────────────────────────────────────────────────────────── ends
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["trian"], "train"),
+        (["train", "--detahc"], "--detach"),
+        (["runs", "rm"], "RUN"),
+        (["evaluate", "1", "--split", "all"], "validation"),
+        ([], "Usage"),
+        (["data"], "Usage"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2_and_says_what_was_meant(capsys: Out, argv: list[str], words: str) -> None:
+    assert app.run(argv) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_error_goes_to_stderr_and_as_json_to_stdout(
+    capsys: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["runs", "ls", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["code"] == "E230"
+    assert err.startswith("E230 ")
+    assert "Traceback" not in err
+    assert app.run(["runs", "ls"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(GateError(501, "x"), 5), (MachineError(420, "x"), 4), (KeyboardInterrupt(), 130)]
+)
+def test_exit_codes(monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int) -> None:
+    def fail(_: object = None) -> Project:
+        raise error
+
+    monkeypatch.setattr(Project, "find", fail)
+    assert app.run(["runs", "ls"]) == code
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (ZeroDivisionError(), Bug(101, "x")):
+
+        def fail(_: object = None, error: Exception = error) -> Project:
+            raise error
+
+        monkeypatch.setattr(Project, "find", fail)
+        with pytest.raises(type(error)):
+            app.run(["runs", "ls"])
+
+
+def test_a_reader_that_goes_away_is_no_bug(project: Project) -> None:
+    run = make_run(project, "stopped")
+    for step in range(3000):
+        run.event("note", text=f"line {step}")
+    done = subprocess.run(
+        f"{sys.executable} -m metier.cli runs logs 1 | head -1; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "141"
+    assert done.stderr == ""
+
+
+def test_no_color_where_nobody_looks(project: Project) -> None:
+    make_run(project, "stopped")
+    done = fresh("runs", "show", "7")
+    assert done.returncode == 2
+    assert "\x1b[" not in done.stdout + done.stderr
+
+
+# ───────────────────────────────────────────────────────────────────────────── runs
+
+
+def test_runs_ls_shows_state_step_and_verdict(project: Project, capsys: Out) -> None:
+    done = make_run(project, "done")
+    done.event("step", step=9, steps=9)
+    done.event("done", verdict="worth_it", sentence="Better.")
+    make_run(project, "stopped", reason="SIGINT")
+    queued = make_run(project, "running", phase="queued")
+    queued.hold()
+    assert app.run(["runs", "ls", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(r["run"], r["state"], r["verdict"], r["step"]) for r in rows] == [
+        (1, "done", "worth_it", "9/9"),
+        (2, "stopped", "SIGINT", ""),
+        (3, "failed", "worker-lost", ""),
+    ] or rows[2]["state"] == "queued"
+    assert app.run(["runs", "ls"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == [
+        "run",
+        "state",
+        "method",
+        "name",
+        "created",
+        "step",
+        "verdict",
+    ]
+
+
+def test_an_empty_list_is_empty_on_stdout(project: Project, capsys: Out) -> None:
+    assert app.run(["runs", "ls"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "metier train" in err
+
+
+def test_runs_show_names_the_files(project: Project, capsys: Out) -> None:
+    run = make_run(project, "done")
+    (run.checkpoints_dir / "step-000010").mkdir(parents=True)
+    (run.dir / "report.html").write_text("x")
+    assert app.run(["runs", "show", "last"]) == 0
+    out = capsys.readouterr().out
+    assert "step-000010" in out
+    assert f"runs/{run.dir.name}/report.html" in out
+
+
+def test_logs_are_plain_lines_and_the_workers_own_words(project: Project, capsys: Out) -> None:
+    run = make_run(project, "failed", reason="E100")
+    run.event("phase", name="train", text="")
+    run.event("step", step=1, steps=9, loss=2.5)
+    run.log_file.write_text("Traceback: it broke\n")
+    assert app.run(["runs", "logs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "step 1/9   loss 2.5" in out
+    assert "it broke" in out
+    assert app.run(["runs", "logs", "1", "--worker"]) == 0
+    assert capsys.readouterr().out == "Traceback: it broke\n"
+    assert app.run(["runs", "logs", "1", "--json"]) == 0
+    assert [e["kind"] for e in json.loads(capsys.readouterr().out)] == ["phase", "step"]
+
+
+def test_stopping_what_does_not_run(project: Project, capsys: Out) -> None:
+    make_run(project, "stopped")
+    assert app.run(["runs", "stop", "1"]) == 2
+    assert capsys.readouterr().err.startswith("E253")
+
+
+# ───────────────────────────────────────────────────────────────────────────── report, audit, catalog, card
+
+
+def test_report_prints_the_path_alone_on_stdout(project: Project, capsys: Out) -> None:
+    run = make_run(project, "done")
+    assert app.run(["report", "1"]) == 2
+    assert capsys.readouterr().err.startswith("E254")
+    write_json(run.dir / "report.json", {"sentence": "Worth it."})
+    (run.dir / "report.html").write_text("<p>")
+    (run.dir / "report.md").write_text("# Worth it\n")
+    assert app.run(["report", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"runs/{run.dir.name}/report.html\n"
+    assert err == "Worth it.\n"
+    assert app.run(["report", "--format", "md"]) == 0
+    assert capsys.readouterr().out == "# Worth it\n"
+    assert app.run(["report", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sentence"] == "Worth it."
+
+
+def test_audit_verify_exits_with_6_on_tampering(project: Project, capsys: Out) -> None:
+    for number in range(3):
+        audit.append(project, "train", run=number)
+    assert app.run(["audit", "verify"]) == 0
+    assert capsys.readouterr().out == "whole: 3 records\n"
+    assert app.run(["audit", "show", "-n", "1"]) == 0
+    assert "run=2" in capsys.readouterr().out
+    project.audit_file.write_text("".join(project.audit_file.read_text().splitlines(keepends=True)[:-1]))
+    assert app.run(["audit", "verify"]) == 6
+    out, err = capsys.readouterr()
+    assert out.startswith("truncated")
+    assert err.startswith("E650")
+
+
+def test_catalog_shows_options_with_their_limits(capsys: Out) -> None:
+    assert app.run(["catalog", "ls", "adapters", "--json"]) == 0
+    assert "lora" in json.loads(capsys.readouterr().out)["adapters"]
+    assert app.run(["catalog", "show", "adapters", "lora"]) == 0
+    assert re.search(r"^r +int ≥ 1", capsys.readouterr().out, re.MULTILINE)
+    assert app.run(["catalog", "show", "adapters", "lroa"]) == 2
+    assert "Did you mean `lora`?" in capsys.readouterr().err
+
+
+def test_a_data_card_is_printed_as_it_is(project: Project, capsys: Out) -> None:
+    folder = project.datasets_dir / "support" / "v1-aa11"
+    write_json(folder / "manifest.json", {"name": "support"})
+    assert app.run(["data", "card", "data:support"]) == 2
+    assert capsys.readouterr().err.startswith("E257")
+    (folder / "card.md").write_text("# support\n")
+    assert app.run(["data", "card", "data:support"]) == 0
+    assert capsys.readouterr().out == "# support\n"
+    assert app.run(["data", "card", "data:supprot"]) == 2
+    assert "data:support" in capsys.readouterr().err
+
+
+def test_doctor_says_what_is_there(project: Project, capsys: Out) -> None:
+    code = app.run(["doctor", "--json"])
+    found = {f["name"]: f for f in json.loads(capsys.readouterr().out.split("\n{")[0]) if isinstance(f, dict)}
+    assert found["torch"]["level"] == "ok"
+    assert found["project"]["text"].startswith("p in ")
+    assert code == (4 if any(f["level"] == "missing" for f in found.values()) else 0)

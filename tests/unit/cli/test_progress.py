@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from metier.cli.progress import Lines, Silence, State, counting
+
+
+def event(kind: str, second: int = 0, **fields: Any) -> dict[str, Any]:
+    return {"time": f"2026-01-01T00:{second // 60:02d}:{second % 60:02d}.000Z", "kind": kind, **fields}
+
+
+STORY = [
+    event("phase", name="prepare", text="data"),
+    event("progress", what="tokenise train", done=10, total=40),
+    event("plan", steps=40),
+    event("phase", name="train", text="step 0 of 40"),
+    event("step", 1, step=10, steps=40, loss=2.0, tokens_per_second=1234.5, seconds_left=90.0),
+    event("evaluation", 2, step=10, best=True, loss=1.9, accuracy=0.5),
+    event("checkpoint", 3, step=10, path="step-000010"),
+    event("step", 4, step=20, steps=40, loss=1.5, tokens_per_second=1300.0, seconds_left=60.0),
+    event("evaluation", 5, step=20, best=False, loss=1.95, accuracy=0.6),
+]
+
+
+def test_the_block_shows_step_eta_losses_best_speed_and_save() -> None:
+    state = State()
+    for one in STORY:
+        state.apply(one)
+    assert state.block() == [
+        "train: step 20/40",
+        "━" * 15 + "─" * 15 + "  50%   1 min 00 s left",
+        "loss 1.5   validation loss 1.95, accuracy 0.6",
+        "best loss 1.9, accuracy 0.5 at step 10",
+        "1,300 tokens/s   saved at step 10",
+    ]
+
+
+def test_before_training_it_says_what_it_prepares() -> None:
+    state = State()
+    for one in STORY[:2]:
+        state.apply(one)
+    assert state.block() == ["prepare: tokenise train 10/40"]
+
+
+def test_unknown_events_change_nothing() -> None:
+    state = State()
+    state.apply(event("something-new", x=1))
+    assert state == State()
+
+
+def test_plain_lines_show_a_step_every_ten_seconds_and_the_last() -> None:
+    written: list[str] = []
+    lines = Lines(written.append)
+    for second in range(0, 31, 2):
+        lines.feed(event("step", second, step=second + 1, steps=31, loss=1.0))
+    assert [line.split("   ")[0].split("  ")[1] for line in written] == [
+        "step 1/31",
+        "step 11/31",
+        "step 21/31",
+        "step 31/31",
+    ]
+
+
+def test_plain_lines_of_everything_else_come_at_once() -> None:
+    written: list[str] = []
+    lines = Lines(written.append)
+    for one in [
+        *STORY,
+        event("note", text="halved"),
+        event("done", sentence="Better."),
+        event("error", code="E412", what="x"),
+    ]:
+        lines.feed(one)
+    text = "\n".join(written)
+    for part in (
+        "prepare: data",
+        "tokenise train 10/40",
+        "plan: 40 steps",
+        "best so far",
+        "saved step-000010",
+        "halved",
+    ):
+        assert part in text
+    assert "done: Better." in text
+    assert "E412 x" in text
+    assert text.count("tokenise") == 1
+
+
+def test_a_minute_of_silence_is_broken_once_a_minute() -> None:
+    moment = [0.0]
+    silence = Silence(60, now=lambda: moment[0])
+    heard: list[float | None] = []
+    for second in (59, 60, 61, 119, 120):
+        moment[0] = second
+        heard.append(silence.due())
+    assert heard == [None, 60, None, None, 120]
+    silence.event()
+    assert silence.due() is None
+
+
+def test_counting_says_each_new_thing_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: moment[0])
+    said: list[str] = []
+    report = counting(said.append)
+    for what, done, total, after in [
+        ("read", 1, None, 0),
+        ("read", 2, None, 1),
+        ("split", 0, 9, 0),
+        ("split", 5, 9, 11),
+    ]:
+        moment[0] += after
+        report(what, done, total)
+    assert said == ["read", "split 0/9", "split 5/9"]

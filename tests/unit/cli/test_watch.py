@@ -1,0 +1,165 @@
+"""A foreground run with a real worker: what Ctrl+C, SIGTERM and a second Ctrl+C do, and how each end is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metier.core.run import Run
+
+WORKER = """
+import signal, sys, time
+from pathlib import Path
+from metier.core.run import Run
+
+run, how = Run(Path(sys.argv[1])), sys.argv[2]
+run.hold()
+asked = []
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda n, f: asked.append(n))
+run.move("running")
+run.event("phase", name="train", text="")
+if how == "error":
+    run.event("error", code="E412", what="Memory ran out", place="step 2", fix="smaller", exit_code=4)
+    run.move("failed", reason="E412")
+    sys.exit(4)
+if how == "bug":
+    run.event("error", code="E100", what="ValueError: a bug in Metier", exit_code=1)
+    run.move("failed", reason="E100")
+    raise ValueError("the traceback")
+if how == "lost":
+    import os
+    os.kill(os.getpid(), signal.SIGKILL)
+while how != "done":
+    if asked and how != "stubborn":
+        time.sleep(0.2)
+        run.move("stopped", reason=signal.Signals(asked[0]).name)
+        sys.exit(128 + asked[0])
+    time.sleep(0.02)
+run.event("done", sentence="Worth it.", report="r.html", verdict="worth_it")
+run.move("done")
+"""
+FOREGROUND = """
+import sys, typer
+from pathlib import Path
+from metier.cli import app, watch
+from metier.cli.show import Show
+from metier.core import jobs
+from metier.core.project import Project
+from metier.core.run import Run
+
+def find():
+    run = Run(Path(sys.argv[2]))
+    jobs.start([sys.executable, *sys.argv[1:4]], run)
+    watch.foreground(run, Show("--json" in sys.argv))
+    raise typer.Exit
+
+Project.find = staticmethod(find)
+sys.exit(app.run(["runs", "ls", *sys.argv[4:]]))
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    folder = tmp_path / "p" / "runs" / "0001-aaaa-sft-x"
+    folder.mkdir(parents=True)
+    (tmp_path / "worker.py").write_text(WORKER)
+    return Run.create(folder)
+
+
+def foreground(run: Run, how: str, *flags: str) -> subprocess.Popen[str]:
+    worker = run.dir.parents[2] / "worker.py"
+    return subprocess.Popen(
+        [sys.executable, "-c", FOREGROUND, str(worker), str(run.dir), how, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def until_running(run: Run) -> None:
+    patience = time.monotonic() + 20
+    while run.status()["state"] != "running" or not run.held():
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+    time.sleep(0.5)  # the watcher's own handlers
+
+
+def ends(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_request_saves_stops_and_prints_the_resume_command(run: Run, number: signal.Signals, code: int) -> None:
+    process = foreground(run, "work")
+    until_running(run)
+    os.killpg(process.pid, number)  # as a terminal does: the worker has its own session and must not get it twice
+    returned, _, err = ends(process)
+    assert returned == code
+    assert "metier runs resume 1" in err
+    assert "Traceback" not in err
+    assert (run.status()["state"], run.status()["reason"]) == ("stopped", number.name)
+
+
+def test_a_second_ctrl_c_stops_at_once(run: Run) -> None:
+    process = foreground(run, "stubborn")
+    until_running(run)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert run.held()
+    process.send_signal(signal.SIGINT)
+    returned, _, err = ends(process)
+    assert returned == 130
+    assert "once more stops at once" in err
+    assert (run.status()["state"], run.status()["reason"]) == ("stopped", "killed")
+
+
+def test_a_closed_terminal_leaves_the_worker_at_work(run: Run) -> None:
+    process = foreground(run, "work")
+    until_running(run)
+    os.killpg(process.pid, signal.SIGHUP)
+    assert ends(process)[0] == -signal.SIGHUP
+    assert run.held()
+    os.kill(run.pid() or 0, signal.SIGTERM)
+
+
+def test_the_end_is_told_on_stdout(run: Run) -> None:
+    code, out, err = ends(foreground(run, "done"))
+    assert (code, out) == (0, "Worth it.\nreport: r.html\n")
+    assert "metier chat 1 --vs base" in err
+
+
+def test_the_end_as_json(run: Run) -> None:
+    code, out, _ = ends(foreground(run, "done", "--json"))
+    value: dict[str, Any] = json.loads(out)
+    assert (code, value["state"], value["verdict"], value["report"]) == (0, "done", "worth_it", "r.html")
+
+
+def test_the_workers_error_becomes_the_commands(run: Run) -> None:
+    code, _, err = ends(foreground(run, "error"))
+    assert code == 4
+    assert "E412 Memory ran out  step 2\n     next: smaller" in err
+    assert "Traceback" not in err
+
+
+def test_a_bug_of_the_worker_shows_its_traceback(run: Run) -> None:
+    code, _, err = ends(foreground(run, "bug"))
+    assert code == 1
+    assert "ValueError: the traceback" in err
+
+
+def test_a_worker_killed_by_the_system_says_so(run: Run) -> None:
+    code, _, err = ends(foreground(run, "lost"))
+    assert code == 4
+    assert "E454" in err
+    assert "metier runs resume 1" in err

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from metier.core.errors import ConfigError, MachineError
+from metier.core.project import (
+    Project,
+    digest_bytes,
+    digest_file,
+    digest_json,
+    disk_errors,
+    now,
+    read_json,
+    write_bytes,
+    write_json,
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project.create(tmp_path / "p", "support")
+
+
+def test_a_project_is_found_from_below_and_not_made_twice(project: Project) -> None:
+    inside = project.root / "recipes"
+    assert Project.find(inside).root == project.root
+    assert Project.find(inside).name == "support"
+    project.file.write_text("name: renamed\n")
+    assert Project.create(project.root, "other").name == "renamed"
+
+
+def test_no_project_here(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="E230"):
+        Project.find(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n"])
+def test_a_broken_project_file(project: Project, text: str) -> None:
+    project.file.write_text(text)
+    with pytest.raises(ConfigError, match="E204"):
+        Project(project.root)
+
+
+def test_private_rows_are_the_owners_alone_and_not_under_version_control(project: Project) -> None:
+    assert project.private_dir.stat().st_mode & 0o777 == 0o700
+    assert "private/" in (project.root / ".gitignore").read_text().split()
+
+
+def test_paths_of_a_recipe_expand_variables_and_start_at_the_root(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHERE", "/somewhere")
+    assert project.path("data/a.csv") == project.root / "data" / "a.csv"
+    assert project.path("${WHERE}/a.csv") == Path("/somewhere/a.csv")
+    monkeypatch.delenv("WHERE")
+    with pytest.raises(ConfigError, match=r"E231.*WHERE"):
+        project.path("${WHERE}/a.csv")
+
+
+def test_runs_are_numbered_and_two_starters_never_share_one(project: Project) -> None:
+    made: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: made.extend(project.new_run_dir("sft", "x") for _ in range(5)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(int(p.name[:4]) for p in made) == list(range(1, 21))
+    assert [p.name for p in project.run_dirs()] == sorted(p.name for p in made)
+    assert not list(project.runs_dir.glob(".*"))
+
+
+def test_a_number_is_not_given_again_after_a_run_in_between_was_removed(project: Project) -> None:
+    first, second = project.new_run_dir("sft", "x"), project.new_run_dir("sft", "x")
+    first.rmdir()
+    assert project.new_run_dir("sft", "x").name.startswith("0003-")
+    assert second.exists()
+
+
+def test_a_claim_left_by_a_dead_process_is_passed(project: Project) -> None:
+    project.runs_dir.mkdir()
+    stale = project.runs_dir / ".0001.claim"
+    stale.touch()
+    os.utime(stale, (1, 1))
+    assert project.new_run_dir("sft", "x").name.startswith("0001-")
+
+
+def test_a_run_is_found_by_number_name_path_and_last(project: Project) -> None:
+    first, second = project.new_run_dir("sft", "x"), project.new_run_dir("sft", "x")
+    for ref in ("1", "0001", "run:1", first.name):
+        assert project.run_dir(ref) == first
+    assert project.run_dir("last") == second
+    write_json(first / "status.json", {})
+    assert project.run_dir(str(first)) == first
+
+
+@pytest.mark.parametrize("ref", ["3", "last", "nothing", "", "../x"])
+def test_no_such_run(project: Project, ref: str) -> None:
+    with pytest.raises(ConfigError, match="E232"):
+        project.run_dir(ref)
+
+
+# ───────────────────────────────────────────────────────────────────────────── files
+
+
+def test_digests_are_sha256_of_bytes_and_canonical_json(tmp_path: Path) -> None:
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    (tmp_path / "f").write_bytes(b"")
+    assert digest_bytes(b"") == digest_file(tmp_path / "f") == empty
+    assert (
+        digest_json({"b": 1, "a": "ü"}) == digest_json({"a": "ü", "b": 1}) == digest_bytes('{"a":"ü","b":1}'.encode())
+    )
+
+
+def test_times_are_utc_with_milliseconds() -> None:
+    assert len(now()) == len("2026-01-01T00:00:00.000Z")
+    assert now().endswith("Z")
+
+
+def test_a_write_that_fails_leaves_the_old_bytes_and_no_debris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f.json"
+    write_json(path, {"a": 1})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(MachineError, match="E420"):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text())["a"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["f.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOSPC, "E420"),
+        (errno.EDQUOT, "E420"),
+        (errno.EROFS, "E421"),
+        (errno.EACCES, "E421"),
+        (errno.EIO, "E422"),
+    ],
+)
+def test_refusals_of_the_system_are_coded(tmp_path: Path, number: int, code: str) -> None:
+    with pytest.raises(MachineError) as caught, disk_errors(tmp_path):
+        raise OSError(number, os.strerror(number))
+    assert (caught.value.code, caught.value.place) == (code, str(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(MachineError, match="E421"):
+        write_bytes(tmp_path / "f", b"x")
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [(None, "E220"), ("{", "E221"), ("[]", "E221"), ('{"schema_version": 99}', "E222")]
+)
+def test_unreadable_json(tmp_path: Path, text: str | None, code: str) -> None:
+    path = tmp_path / "f.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_json(path)
+    assert (caught.value.code, caught.value.place) == (code, str(path))

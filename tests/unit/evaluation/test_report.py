@@ -1,0 +1,244 @@
+"""The report: one safe, self-contained, deterministic page that says the verdict first."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from metier.evaluation import report as rendering
+from metier.evaluation import view
+from metier.evaluation.diff import Piece, words
+from metier.evaluation.result import Examples, Report, Shown, TargetResult, Verdict
+
+Make = Callable[[str], Report]
+PageOf = Callable[[Report], str]
+VOID = {"meta", "br", "img", "input", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every tag closed in order; collects tags, attributes, headings, ids and text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.headings: list[int] = []
+        self.text: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, key, value in self.attributes if key == name]
+
+
+def test_page_is_well_formed_and_locked(any_report: Report, page_of: PageOf) -> None:
+    html = page_of(any_report)
+    page = Page(html)
+    css = re.search(r"<style>(.*?)</style>", html, re.DOTALL)
+    assert css is not None
+    digest = base64.b64encode(hashlib.sha256(css[1].encode()).digest()).decode()
+    policy = next(value for value in page.values("content") if "default-src" in value)
+    assert f"'sha256-{digest}'" in policy
+    assert not page.tags & {"script", "img", "iframe", "link", "form", "object", "base"}
+    assert not [name for _, name, _ in page.attributes if name.startswith("on") or name == "style"]
+    assert all(value.startswith("#") for value in page.values("href"))
+    assert len(page.values("id")) == len(set(page.values("id")))
+    assert {value.removeprefix("#") for value in page.values("href")} <= set(page.values("id"))
+
+
+def test_the_eleven_sections_stand_in_order_under_real_headings(any_report: Report, page_of: PageOf) -> None:
+    html = page_of(any_report)
+    ids = re.findall(r'<section id="(\w+)"', html)
+    assert ids == [id for id, _ in view.SECTIONS] and len(ids) == 11
+    headings = Page(html).headings
+    assert headings[0] == 1 and headings.count(1) == 1
+    # The contents list has an h2 of its own; no level is skipped on the way down.
+    assert all(after - before <= 1 for before, after in pairwise(headings))
+
+
+def test_same_report_same_bytes(any_report: Report, page_of: PageOf) -> None:
+    again = Report.model_validate_json(any_report.model_dump_json())
+    assert page_of(any_report) == rendering.render(again)
+    assert rendering.report_markdown(any_report) == rendering.report_markdown(again)
+
+
+def test_figures_stand_in_the_page_and_in_markdown(make_report: Make, page_of: PageOf) -> None:
+    report = make_report("classification")
+    for text in ("".join(Page(page_of(report)).text), rendering.report_markdown(report)):
+        for expected in (
+            "Worth it",
+            "93.2\u00a0%",
+            "92.3–94.1\u00a0%",
+            "+4.1\u00a0points",
+            "Of the test rows, 25 have an exact twin and 77 have a near twin",
+            "at least 92.0\u00a0%",
+            "Accuracy, gain over the base",
+            "6\u00a0min 53\u00a0s",
+            "+6\u00a0%",  # 413 s against 390 s planned
+        ):
+            assert expected in text
+
+
+def test_hostile_text_is_only_ever_text(make_report: Make, page_of: PageOf) -> None:
+    report = make_report("hostile")
+    html = page_of(report)
+    assert "<script" not in html and "<img" not in html
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", html)
+    assert "مرحبا بالعالم" in html and "👩\u200d⚕️" in html
+    outside = re.sub(r"(?ms)^(`{3,})text$.*?^\1$", "", rendering.report_markdown(report))
+    outside = re.sub(r"(`+)[^\n]*?\1", "", outside)
+    assert "<script" not in outside and "<img" not in outside
+
+
+@pytest.mark.parametrize("verdict", get_args(Verdict))
+def test_every_verdict_has_words(make_report: Make, verdict: Verdict) -> None:
+    report = make_report("pretraining").model_copy(update={"verdict": verdict})
+    html = rendering.render(report)
+    banner = html[html.index('<p class="word">') :][:400]
+    assert view.VERDICTS[verdict].title in banner and view.VERDICTS[verdict].symbol in banner
+
+
+def test_the_sentence_does_not_repeat_the_banner(make_report: Make) -> None:
+    assert view.sentence(make_report("classification")).startswith("Accuracy 93.2 %")
+    assert view.sentence(make_report("pretraining")) == "12 held-out rows."
+
+
+def test_key_figures_show_run_base_and_best_floor(make_report: Make) -> None:
+    first = view.cards(make_report("classification"))[0]
+    assert first.base is not None and first.base[0].name == "base" and first.base[1].value == 0.8911
+    assert first.floor is not None and first.floor[0].name == "tfidf_svm"
+    assert first.difference is not None and first.difference.delta == 0.0407
+    assert first.marks["run"] == 93.2 and first.marks["base"] == 89.1
+    perplexity = view.cards(make_report("summarisation"))[1]
+    assert perplexity.floor is None and perplexity.run.value == 18.2
+
+
+def test_what_was_not_measured_is_said(make_report: Make) -> None:
+    text = "".join(Page(rendering.render(make_report("pretraining"))).text)
+    for expected in (
+        "Nothing was compared",
+        "No targets were set",
+        "No slices were asked for",
+        "No parity certificate",
+    ):
+        assert expected in text
+    assert "nan" not in text.lower() and "None" not in text.replace("None seen", "")
+
+
+def test_targets_are_shown_in_the_unit_of_their_figure(make_report: Make) -> None:
+    report = make_report("classification")
+    gain = TargetResult(name="gain_over_floor.accuracy", condition="> 0.015", value=0.0178, met=True)
+    assert view.condition(report, gain) == "above +1.5\u00a0points"
+    assert view.target_name(report, gain) == "Accuracy, gain over the floor"
+    other = TargetResult(name="perplexity", condition="<=20", value=None, met=None)
+    assert view.condition(report, other) == "at most 20"
+
+
+def test_a_page_with_77_classes_stays_small(make_report: Make, page_of: PageOf) -> None:
+    assert len(page_of(make_report("classification")).encode()) < 400_000
+
+
+def test_page_stays_under_two_megabytes_and_says_what_was_left_out(make_report: Make) -> None:
+    report = make_report("pretraining")
+    long = [
+        Shown(id=str(i), prompt='"<&' * 40_000, reference="👩 & " * 9000, run=f"<{i}> " * 9000, base="'" * 50_000)
+        for i in range(40)
+    ]
+    sources = [{"path": f"{'p' * 3000}{i}", "license": "x" * 9000} for i in range(300)]
+    report = report.model_copy(
+        update={
+            "examples": Examples(worst=long, changed=long, random=long),
+            "limits": ["&" * 5000] * 100,
+            "data": report.data.model_copy(update={"sources": sources}),
+        }
+    )
+    html = rendering.render(report)
+    assert len(html.encode()) <= rendering.MAX_BYTES
+    text = "".join(Page(html).text)
+    assert "were shortened to keep this file under 2 MB" in text
+    assert "of 40 are shown here" in text
+
+
+def test_write_puts_three_files_and_json_goes_round(make_report: Make, page_of: PageOf, tmp_path: Path) -> None:
+    report = make_report("summarisation")
+    assert rendering.write(report, tmp_path) == tmp_path / "report.html"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json", "report.md"]
+    assert Report.model_validate(json.loads((tmp_path / "report.json").read_text("utf-8"))) == report
+    assert (tmp_path / "report.html").read_text("utf-8") == page_of(report)
+
+
+def test_markdown_tables_are_rectangular(any_report: Report) -> None:
+    text = rendering.report_markdown(any_report)
+    blocks = [block.splitlines() for block in re.sub(r"(?ms)^(`{3,})text$.*?^\1$", "", text).split("\n\n")]
+    tables = [block for block in blocks if block and block[0].startswith("|")]
+    assert tables
+    for table in tables:
+        assert set(table[1]) <= set("|-:")
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table[0]
+
+
+# ───────────────────────────────────────────────────────────────────────────── the word diff
+
+
+def test_diff_marks_words_and_keeps_both_texts() -> None:
+    old, new = "a 45-year-old woman, no fever", "a 54-year-old woman, with fever and chills"
+    pieces = words(old, new)
+    assert pieces is not None
+    assert "".join(p.text for p in pieces if p.kind != "added").split() == old.split()
+    assert "".join(p.text for p in pieces if p.kind != "removed") == new
+    assert Piece("removed", "45") in pieces and Piece("added", "54") in pieces
+
+
+def test_neighbouring_changes_become_one() -> None:
+    pieces = words("pain without radiation today it is bad", "pain radiating backwards today it is bad")
+    assert pieces is not None
+    assert [p.kind for p in pieces] == ["same", "removed", "added", "same"]
+    assert pieces[1].text == "without radiation "
+
+
+def test_diff_of_scripts_without_spaces_is_by_character() -> None:
+    pieces = words("東京は晴れです", "東京は雨です")
+    assert pieces is not None
+    assert [p.text for p in pieces] == ["東京は", "晴れ", "雨", "です"]
+
+
+def test_texts_with_little_in_common_have_no_diff() -> None:
+    assert words("card_arrival", "lost_or_stolen") is None
+    assert words("", "") is None
+    assert words("one two three", "four five six") is None
+
+
+def test_a_model_that_repeats_itself_for_ever_is_compared_in_bounded_time() -> None:
+    pieces = words("pain " * 1500, "pain " * 1400 + "fever " * 50)  # minutes with difflib
+    assert pieces is not None
+    assert [(p.kind, len(p.text.split())) for p in pieces] == [("same", 1400), ("removed", 100), ("added", 50)]

@@ -1,0 +1,289 @@
+"""The whole evaluation on real, tiny policies: what is compared, what is claimed, what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from metier.core.errors import ConfigError, DataError
+from metier.core.types import Conversation, Example, Labelled, Message, Preference, Text, identify
+from metier.data.batching import collate, micro_batches
+from metier.data.template import Encoder
+from metier.evaluation.inputs import chosen_metrics
+from metier.evaluation.records import read_predictions
+from metier.evaluation.result import DataSummary, Report, TrainingSummary
+from metier.evaluation.suite import EvaluationInput, evaluate
+from metier.evaluation.versus import versus
+from metier.metrics import Prediction, metric
+from metier.models.base import from_model
+from metier.models.heads import HeadSpec
+from metier.models.policy import Policy, build
+from tiny import chat_rows, labelled_rows, llama, tokenizer
+
+LABELS = ("card", "pain", "rate")
+TRAINING = TrainingSummary(
+    method="sft",
+    adapter="lora",
+    steps=1,
+    epochs=1,
+    examples=1,
+    tokens=1,
+    supervised_tokens=1,
+    padding=0,
+    seconds=1,
+    tokens_per_second=1,
+    peak_memory_bytes=1,
+    trainable_parameters=1,
+    total_parameters=1,
+    best_step=1,
+    stopped_early=False,
+    overfitting="none",
+)
+
+
+def labelled(n: int) -> list[Labelled]:
+    return [
+        identify(
+            Labelled(text=r["text"], target=r["label"], place=f"x.csv:{k}", meta={"channel": "app" if k % 5 else "web"})
+        )
+        for k, r in enumerate(labelled_rows(n))
+    ]
+
+
+def conversations(n: int) -> list[Conversation]:
+    return [identify(Conversation(messages=tuple(Message(**m) for m in r["messages"]))) for r in chat_rows(n)]
+
+
+def policy(head: HeadSpec | None = None, *, template: str | None = None, adapter: str = "lora") -> Policy:
+    words = tokenizer()
+    encoder = Encoder(words, max_length=128, labels=LABELS, chat_template=template)
+    return build(from_model(llama(), words), adapter, {}, head=head, encoder=encoder, seed=0)
+
+
+def ask(asked: Policy, rows: Sequence[Example], **changes: Any) -> Report:
+    n = len(rows)
+    values: dict[str, Any] = {
+        "policy": asked,
+        "train": rows[: n // 3],
+        "validation": rows[n // 3 : n // 2],
+        "test": rows[n // 2 :],
+        "labels": LABELS,
+        "problem_type": "single_label",
+        "task": "classify",
+        "bootstrap_samples": 200,
+        "max_new_tokens": 4,
+        "data": DataSummary(dataset="data:x@v1", digest="0", rows={}),
+        "training": TRAINING,
+        "created": "2026-01-01T00:00:00Z",
+    }
+    report = evaluate(EvaluationInput(**{**values, **changes}))
+    assert Report.model_validate_json(report.model_dump_json()) == report
+    return report
+
+
+def fit(asked: Policy, rows: Sequence[Text], steps: int) -> Policy:
+    """Train the adapter on texts, plainly."""
+    encodeds = [part for row in rows for part in asked.encoder.text(row)]
+    lengths = np.array([len(e.token_ids) for e in encodeds])
+    optimizer = torch.optim.AdamW(asked.trained().values(), lr=2e-2)
+    batches = [collate(encodeds, b, pad_id=1) for b in micro_batches(lengths, budget_tokens=800, packing=False)]
+    for step in range(steps):
+        batch = batches[step % len(batches)]
+        tokens, mask = torch.from_numpy(batch.tokens_BT), torch.from_numpy(batch.loss_mask_BT[:, 1:])
+        logits = asked.output_layer()(asked.hidden(batch).flatten(0, 1)).view(*tokens.shape, -1)
+        losses = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+        )
+        (losses * mask.flatten()).sum().div(mask.sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return asked.eval()
+
+
+@cache
+def generative() -> Report:
+    rows = labelled(240)
+    return ask(
+        policy(), rows, leaking_ids=frozenset({rows[120].id}), slices=("channel",), general_texts=("the cat sat",) * 4
+    )
+
+
+def test_a_classifier_is_compared_with_the_strongest_form_of_its_base() -> None:
+    report = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), labelled(240))
+    roles = {s.name: s.role for s in report.systems}
+    assert roles == {
+        "run": "run",
+        "linear_probe": "base",
+        "majority": "base_candidate",
+        "zero_shot": "base_candidate",
+        "tfidf_svm": "floor",
+    }
+    assert next(iter(roles)) == "run"
+    assert (
+        report.verdict == "worse"
+        and "points below the untouched base (frozen base + linear probe; 95 % interval" in report.sentence
+    )
+    assert {d.metric for d in report.differences if d.other == "linear_probe"} >= {"accuracy", "f1", "ece", "brier"}
+    assert [d.metric for d in report.differences if d.other == "majority"] == ["accuracy"]
+    assert report.confusion is not None and sum(map(sum, report.confusion.counts)) == 120
+    assert report.calibration is not None and report.calibration.base_ece is not None
+    assert report.forgetting == [] and "labels texts" in report.forgetting_note
+
+
+def test_a_generative_classifier_is_scored_by_likelihood_and_by_free_text() -> None:
+    report = generative()
+    systems = {s.name: s for s in report.systems}
+    assert list(systems)[:2] == ["run", "run_text"]
+    assert {f.metric for f in systems["run"].figures} >= {"accuracy", "ece", "f1", "f1:average=micro"}
+    assert "ece" not in {f.metric for f in systems["run_text"].figures}  # free text has no probabilities
+    assert report.primary_metric == "accuracy" == systems["run"].figures[0].metric
+
+
+def test_leaks_slices_and_forgetting_are_shown() -> None:
+    report = generative()
+    assert report.data.leak_free_figures[0].n == 119
+    assert any(limit.startswith("1 measured row has an exact or near twin") for limit in report.limits)
+    assert {(s.value, s.figure is None) for s in report.slices if s.column == "channel"} == {
+        ("app", True),
+        ("web", True),
+    }
+    assert report.forgetting[0].delta == 0.0 and report.forgetting[0].outcome == "same"  # nothing was trained
+
+
+def test_the_same_input_gives_the_same_report() -> None:
+    rows = labelled(240)
+    again = ask(
+        policy(), rows, leaking_ids=frozenset({rows[120].id}), slices=("channel",), general_texts=("the cat sat",) * 4
+    )
+    seconds = {"systems": {"__all__": {"seconds"}}}
+    assert again.model_dump(exclude=seconds) == generative().model_dump(exclude=seconds)
+
+
+def test_continued_pre_training_that_learns_is_worth_it_and_its_base_is_untouched() -> None:
+    texts = [identify(Text(text=f"{r['text']} and nothing else {k}")) for k, r in enumerate(labelled_rows(240))]
+    before = ask(policy(), texts, task="continue", problem_type=None)
+    assert before.verdict == "no_gain" and "exactly as the untouched base" in before.sentence
+    report = ask(
+        fit(policy(), texts[:80], 40), texts, task="continue", problem_type=None, general_texts=("xyz qq",) * 4
+    )
+    assert report.verdict == "worth_it", report.sentence
+    assert report.sentence.startswith("Worth it: bits per byte ")
+    base = {f.metric: f.value for s in report.systems if s.role == "base" for f in s.figures}
+    untouched = {f.metric: f.value for s in before.systems if s.role == "base" for f in s.figures}
+    assert base == pytest.approx(untouched, rel=1e-5)
+    assert report.forgetting[0].outcome == "worse" and "more bits per byte" in report.forgetting_note
+
+
+def test_writers_are_compared_with_their_base_and_the_nearest_reply(tmp_path: Path) -> None:
+    report = ask(
+        policy(),
+        conversations(240),
+        task="summarize",
+        problem_type=None,
+        labels=(),
+        max_examples=110,
+        predictions_dir=tmp_path,
+    )
+    figures = {(s.name, f.metric): f for s in report.systems for f in s.figures}
+    assert figures["run", "rouge"].n == 110 and figures["run", "bits_per_byte"].n == 120
+    assert figures["nearest_neighbour", "rouge"].value is not None
+    assert ("nearest_neighbour", "bits_per_byte") not in figures
+    assert report.primary_metric == "rouge" and report.verdict == "no_gain"
+    assert any("sample of 110 of 120 rows" in limit for limit in report.limits)
+    written = {p.name: read_predictions(p) for p in tmp_path.iterdir()}
+    assert set(written) == {"test-run.jsonl", "test-base.jsonl", "test-nearest_neighbour.jsonl"}
+    assert metric("rouge").value(written["test-run.jsonl"]) == pytest.approx(figures["run", "rouge"].value)
+
+
+def test_without_validation_the_choice_is_made_on_the_measured_rows_and_said() -> None:
+    report = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), labelled(240), validation=[])
+    assert any("no validation split" in limit for limit in report.limits)
+
+
+def test_a_base_without_a_chat_template_is_measured_without_zero_shot() -> None:
+    words = tokenizer()
+    bare, words.chat_template = words.chat_template, None
+    try:
+        asked = policy(HeadSpec(num_outputs=3, labels=LABELS))
+        report = ask(asked, labelled(120))
+    finally:
+        words.chat_template = bare
+    assert "zero_shot" not in {s.name for s in report.systems}
+    assert any("no chat template" in limit for limit in report.limits)
+
+
+def test_without_a_baseline_nothing_is_claimed() -> None:
+    report = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), labelled(240), baseline=False)
+    assert report.verdict == "insufficient" and "the untouched base was not measured" in report.sentence
+    assert {s.role for s in report.systems} == {"run", "floor"}
+
+
+def test_fewer_than_100_rows_give_figures_and_no_claim() -> None:
+    report = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), labelled(120))
+    assert report.verdict == "insufficient" and "60 held-out texts are fewer than the 100" in report.sentence
+    assert report.systems[0].figures[0].value is not None
+
+
+def test_regression() -> None:
+    rows = [identify(replace(e, target=float(LABELS.index(str(e.target))))) for e in labelled(240)]
+    head = HeadSpec(num_outputs=1, problem_type="regression", target_mean=1.0)
+    report = ask(policy(head), rows, problem_type="regression", labels=())
+    assert report.primary_metric == "mae" and report.verdict == "worse"
+    assert {s.name for s in report.systems} == {"run", "linear_probe", "majority", "tfidf_ridge"}
+    assert report.confusion is None and report.classes == []
+
+
+def test_several_labels() -> None:
+    rows = [identify(replace(e, target=(str(e.target), "pain"))) for e in labelled(240)]
+    report = ask(
+        policy(HeadSpec(num_outputs=3, labels=LABELS, problem_type="multi_label")), rows, problem_type="multi_label"
+    )
+    assert report.primary_metric == "f1" and report.calibration is not None
+    assert {s.name for s in report.systems} == {"run", "linear_probe", "majority", "tfidf_svm"}
+
+
+def test_targets_are_judged_and_unknown_ones_refused() -> None:
+    targets = {"mae": "<= 1", "gain_over_floor.accuracy": ">= 0", "accuracy": ">= 0.01"}
+    report = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), labelled(240), targets=targets)
+    assert {t.name: t.met for t in report.targets} == {"mae": None, "gain_over_floor.accuracy": False, "accuracy": True}
+    with pytest.raises(ConfigError, match=r"E210 There is no metric `acuracy`[\s\S]*Did you mean `accuracy`"):
+        chosen_metrics("single_label", "auto", {"gain_over_base.acuracy": ">= 0.1"})
+
+
+def test_the_first_metric_that_was_asked_for_decides() -> None:
+    report = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), labelled(240), metrics=("f1", "accuracy"))
+    assert report.primary_metric == "f1"
+    assert [f.metric for f in report.systems[0].figures] == ["f1", "accuracy"]
+
+
+def test_rows_that_cannot_be_evaluated() -> None:
+    with pytest.raises(DataError, match="E360 The split `test` has no rows"):
+        ask(policy(), [])
+    turn = (Message("user", "q"),)
+    with pytest.raises(DataError, match=r"E361 .*[\s\S]*preference"):
+        ask(policy(), [Preference(prompt=turn, chosen=turn, rejected=turn)] * 4)
+
+
+def answers(right: Sequence[bool], start: int = 0) -> list[Prediction]:
+    return [Prediction(id=str(start + k), reference="a", output="a" if r else "b") for k, r in enumerate(right)]
+
+
+def test_two_runs_are_compared_on_the_rows_they_share() -> None:
+    first, second = answers([True] * 150), answers([False] * 30 + [True] * 100, start=10)
+    found = versus(first, second[::-1], [metric("accuracy"), metric("ece")], names=("run 12", "run 9"))
+    assert (found.num_rows, found.only_first, found.only_second) == (130, 20, 0)
+    assert found.rows[0].delta == pytest.approx(30 / 130) and len(found.rows) == 1
+    assert found.sentence.startswith("run 12 is better than run 9: 23.1 points above it in Accuracy on 130 common rows")
+    same = versus(first, first, [metric("accuracy")], names=("run 12", "run 9"))
+    assert same.sentence.startswith("No clear difference")
+    few = versus(first[:50], second, [metric("accuracy")], names=("run 12", "run 9"))
+    assert few.sentence.startswith("Not enough evidence: 40 common rows")
+    with pytest.raises(DataError, match="E362"):
+        versus(first[:5], second[-5:], [metric("accuracy")], names=("run 12", "run 9"))

@@ -1,0 +1,173 @@
+"""Loading: what is read, what is refused and why, and the digest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from metier.core.errors import MachineError
+from metier.core.recipe import ModelSection
+from metier.models import base as bases
+from metier.models.base import Base
+
+Saved = Callable[..., Path]
+
+
+def load(folder: Path, *, dtype: str = "float32", **choices: str) -> Base:
+    section = ModelSection(name_or_path=str(folder), dtype=dtype, device="cpu")
+    return bases.load(section, resolve=Path, choices={"threads": "1", **choices})
+
+
+@pytest.mark.parametrize(("family", "kind"), [("llama", "causal"), ("gpt2", "causal"), ("bert", "encoder")])
+def test_a_directory_is_loaded_with_its_reasons(family: str, kind: str, saved_model: Saved) -> None:
+    base = load(saved_model(family))
+    assert base.kind == kind
+    assert base.dtype == torch.float32
+    assert base.num_parameters == sum(p.numel() for p in base.model.parameters())
+    assert set(base.reasons) == {"dtype", "device", "threads", "kind", "attention"}
+    assert all("because" in base.reasons[key] for key in ("dtype", "device", "threads", "kind"))
+    assert base.choices == {"dtype": "float32", "device": "cpu", "threads": "1"}
+    assert not base.model.training
+
+
+def test_pinned_choices_win(saved_model: Saved) -> None:
+    section = ModelSection(name_or_path=str(saved_model("llama")), dtype="float32")
+    again = bases.load(section, resolve=Path, choices={"dtype": "bfloat16", "threads": "1", "device": "cpu"})
+    assert again.dtype == torch.bfloat16
+    assert again.reasons["dtype"] == "bfloat16 because the run began with it"
+
+
+def test_float32_weights_stay_until_an_adapter_has_chosen_and_bfloat16_ones_are_not_blown_up(
+    saved_model: Saved,
+) -> None:
+    folder = saved_model("llama")
+    assert next(load(folder, dtype="bfloat16").model.parameters()).dtype == torch.float32
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v.to(torch.bfloat16) for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    assert next(load(folder, dtype="bfloat16").model.parameters()).dtype == torch.bfloat16
+    assert next(load(folder, dtype="float32").model.parameters()).dtype == torch.float32
+
+
+def test_an_encoder_is_taken_out_of_a_masked_language_model(tmp_path: Path, saved_model: Saved) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder = saved_model("bert")
+    config = BertConfig(vocab_size=61, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48)
+    model = BertForMaskedLM(config)
+    model.save_pretrained(folder)
+    base = load(folder)
+    assert base.kind == "encoder"
+    wanted = model.bert.encoder.layer[0].output.dense.weight
+    assert torch.equal(base.model.encoder.layer[0].output.dense.weight, wanted)
+
+
+def expect(code: str, folder: Path) -> MachineError:
+    with pytest.raises(MachineError) as caught:
+        load(folder)
+    assert caught.value.code == code, str(caught.value)
+    assert caught.value.place
+    return caught.value
+
+
+def test_e401_a_model_that_is_not_here(tmp_path: Path) -> None:
+    assert "hf download nobody/nothing" in expect("E401", Path("nobody/nothing")).fix
+    expect("E401", tmp_path / "nowhere" / "at" / "all")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_e402_a_pickle_is_not_opened(name: str, saved_model: Saved) -> None:
+    folder = saved_model("llama")
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    expect("E402", folder)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_e403_code_in_the_folder_is_refused(file: str, saved_model: Saved) -> None:
+    folder = saved_model("llama")
+    change(folder / file, auto_map={"AutoModelForCausalLM": "modeling_evil.Evil", "AutoTokenizer": ["a.B", None]})
+    (folder / "modeling_evil.py").write_text("raise SystemExit('ran')\n")
+    expect("E403", folder)
+
+
+def test_e404_a_tokenizer_larger_than_the_vocabulary(saved_model: Saved) -> None:
+    folder = saved_model("llama", vocab_size=60)
+    assert expect("E404", folder).received == "token id 60"
+    assert load(saved_model("qwen2", vocab_size=70)).kind == "causal"  # spare embedding rows are common
+
+
+def test_e405_unreadable_files(saved_model: Saved) -> None:
+    folder = saved_model("llama")
+    good = (folder / "model.safetensors").read_bytes()
+    for bad in (good[: len(good) // 2], b"", b"\xff" * 100):
+        (folder / "model.safetensors").write_bytes(bad)
+        expect("E405", folder)
+    (folder / "model.safetensors").unlink()
+    expect("E405", folder)
+    (folder / "model.safetensors").write_bytes(good)
+    config = (folder / "config.json").read_text()
+    for text in ("{", "[]", '{"model_type": "no-such-family"}'):
+        (folder / "config.json").write_text(text)
+        expect("E405", folder)
+    (folder / "config.json").write_text(config)
+    (folder / "tokenizer.json").write_text("{")
+    expect("E405", folder)
+
+
+def test_e405_an_encoder_decoder(saved_model: Saved) -> None:
+    folder = saved_model("llama")
+    change(
+        folder / "config.json", model_type="t5", is_encoder_decoder=True, architectures=["T5ForConditionalGeneration"]
+    )
+    expect("E405", folder)
+
+
+def test_e406_tensors_that_do_not_fit(saved_model: Saved) -> None:
+    folder = saved_model("llama")
+    path = folder / "model.safetensors"
+    good = load_file(path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    for change_, said in (
+        ({k: v for k, v in good.items() if k != name}, "missing"),
+        ({**good, "model.layers.1.mlp.extra.weight": torch.zeros(2)}, "unexpected"),
+        ({**good, name: torch.zeros(3, 32)}, "of another shape"),
+    ):
+        save_file(change_, path, {"format": "pt"})
+        assert said in expect("E406", folder).what
+
+
+def test_the_digest_is_that_of_weights_tokenizer_and_template_not_of_the_files(saved_model: Saved) -> None:
+    folder = saved_model("llama")
+    first = load(folder).digest
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file(dict(reversed(weights.items())), path, {"format": "pt", "note": "another header"})
+    assert load(folder).digest == first
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert load(folder).digest != first
+    (folder / "chat_template.jinja").unlink()
+    weights["model.norm.weight"][3] += 1e-3
+    save_file(weights, path, {"format": "pt"})
+    assert load(folder).digest != first
+
+
+def test_the_context_window_minds_robertas_offset(saved_model: Saved, make_base: Callable[..., Base]) -> None:
+    assert make_base("llama").context_window == 64
+    assert make_base("bert").context_window == 64
+    assert make_base("roberta").context_window == 62
+
+
+def test_shipped_checkpoints_load(shared_data: Path) -> None:
+    base = load(shared_data / "weights" / "stories260K" / "hf")
+    assert base.kind == "causal"
+    assert base.attention.packing
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))

@@ -1,0 +1,98 @@
+"""Choices carry their reasons; the measurement is kept, and a slow bf16 is found out quickly."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from metier.core.errors import ConfigError, MachineError
+from metier.models import probe
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "metier"
+
+
+@pytest.mark.parametrize(
+    ("gain", "value", "told"),
+    [(4.8, "bfloat16", "4.8× faster"), (1.2, "float32", "1.2× faster"), (0.002, "float32", "500.0× slower")],
+)
+def test_auto_follows_the_measurement(
+    gain: float, value: str, told: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "measure_gain", lambda: gain)
+    choice = probe.choose_dtype("auto", "cpu")
+    assert choice.value == value
+    assert choice.reason == f"{value} because a matmul probe ran {told} in bfloat16 than in float32"
+
+
+def test_the_measurement_is_taken_once_and_again_when_its_file_is_broken(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(probe, "measure_gain", lambda: calls.append(1) or 3.0)
+    assert [probe.choose_dtype("auto", "cpu").value for _ in range(3)] == ["bfloat16"] * 3
+    assert len(calls) == 1
+    (file,) = own_cache.glob("probe-*.json")
+    assert json.loads(file.read_text())["torch"] == torch.__version__
+    for broken in ("{", '{"bfloat16_gain": "fast"}', "{}"):
+        file.write_text(broken)
+        probe.choose_dtype("auto", "cpu")
+    assert len(calls) == 4
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(probe, "measure_gain", lambda: 3.0)
+    assert probe.choose_dtype("auto", "cpu").value == "bfloat16"
+
+
+def test_the_probe_stops_early_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, torch.dtype]] = []
+
+    def seconds(size: int, dtype: torch.dtype, repeats: int = 4) -> float:
+        asked.append((size, dtype))
+        return (size / 64) ** 3 * (1e-5 if dtype == torch.float32 else 5e-3)
+
+    monkeypatch.setattr(probe, "_best_seconds", seconds)
+    assert probe.measure_gain() == pytest.approx(0.002)
+    assert {size for size, _ in asked} == {64}
+
+
+def test_the_probe_is_short() -> None:
+    started = time.process_time()
+    assert probe.measure_gain() > 0
+    assert time.process_time() - started < 5
+
+
+def test_what_the_recipe_says_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "measure_gain", lambda: pytest.fail("measured"))
+    assert probe.choose_dtype("float32", "cpu") == probe.Choice("float32", "float32 because the recipe says so")
+    with pytest.raises(ConfigError, match="E262"):
+        probe.choose_dtype("float8", "cpu")
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert probe.choose_device("cpu").value == "cpu"
+    for wanted in ("tpu", "xpu:7"):
+        with pytest.raises(MachineError, match="E410"):
+            probe.choose_device(wanted)
+
+
+def test_threads_are_capped_by_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    assert probe.choose_threads().value == "1"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(probe, "_container_quota", lambda: None)
+    assert probe.choose_threads() == probe.Choice("3", "3 because PyTorch's default allows that many")
+    monkeypatch.setattr(probe, "_container_quota", lambda: 2)
+    assert probe.choose_threads() == probe.Choice("2", "2 because the container's CPU quota allows that many")

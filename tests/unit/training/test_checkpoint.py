@@ -1,0 +1,97 @@
+"""Checkpoints: sealed, verified, rotated; damage is found and the older one is used (trust.md 3, 4, 7)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from contract.test_methods import parts, run
+
+from metier.core.errors import MachineError
+from metier.training import checkpoint
+
+
+@pytest.fixture
+def trained(tmp_path: Path):  # type: ignore[no-untyped-def]
+    method, feed, policy = parts("sft", "lora", {"r": 2})
+    _, state = run(method, feed, policy, steps=1)
+    for step in (1, 2, 3):
+        state.step = step
+        checkpoint.save(tmp_path, policy, state, digests={"dataset": "d"}, figures={"loss": 1.0 / step})
+    return tmp_path, policy, state
+
+
+def names(folder: Path) -> list[str]:
+    return [p.name for p in checkpoint.listing(folder)]
+
+
+def test_a_saved_checkpoint_verifies_and_leaves_no_temporary(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, _, _ = trained
+    assert names(folder) == ["step-000001", "step-000002", "step-000003"]
+    assert all(not checkpoint.problems(p) for p in checkpoint.listing(folder))
+    assert not [p for p in folder.iterdir() if p.name.startswith(".")]
+
+
+def damage_flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def damage_cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def damage_zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def damage_remove(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_flip, damage_cut, damage_zero, damage_remove])
+def test_damage_to_any_file_is_found_and_the_older_checkpoint_is_used(trained, damage) -> None:  # type: ignore[no-untyped-def]
+    folder, policy, state = trained
+    last = folder / "step-000003"
+    for file in sorted(p for p in last.iterdir() if p.is_file()):
+        original = file.read_bytes()
+        damage(file)
+        found, notes = checkpoint.newest(folder)
+        assert found is not None and found.name == "step-000002", file.name
+        assert notes and "step-000003" in notes[0], file.name
+        with pytest.raises(MachineError) as error:
+            checkpoint.restore(last, policy, state)
+        assert error.value.code == "E430"
+        file.write_bytes(original)
+    assert checkpoint.newest(folder)[0] == last
+
+
+def test_rotation_keeps_the_newest_and_the_best(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, _, _ = trained
+    assert checkpoint.rotate(folder, keep=1, best="step-000001") == ["step-000002"]
+    assert names(folder) == ["step-000001", "step-000003"]
+
+
+def test_rotation_never_leaves_less_than_one_verified_checkpoint(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, _, _ = trained
+    damage_flip(folder / "step-000003" / "optimizer.safetensors")
+    assert checkpoint.rotate(folder, keep=1, best=None) == []
+    assert names(folder) == ["step-000001", "step-000002", "step-000003"]
+
+
+def test_an_unfinished_save_is_no_checkpoint(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, _, _ = trained
+    (folder / "step-000003" / "COMPLETE.json").unlink()
+    found, notes = checkpoint.newest(folder)
+    assert found is not None and found.name == "step-000002"
+    assert "did not finish" in notes[0]
+
+
+def test_complete_lists_every_file_with_its_digest(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, _, _ = trained
+    listed = json.loads((folder / "step-000003" / "COMPLETE.json").read_text())["files"]
+    there = {p.name for p in (folder / "step-000003").iterdir()} - {"COMPLETE.json"}
+    assert {f["path"] for f in listed} == there
+    assert {"optimizer.safetensors", "state.json"} < there

@@ -1,0 +1,79 @@
+"""linear_cross_entropy against PyTorch's own cross-entropy on full logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from metier.training.losses import linear_cross_entropy, multi_label, single_label, squared_error
+
+
+def problem(rows: int = 37, width: int = 16, vocabulary: int = 53) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(0)
+    hidden = torch.randn(rows, width, requires_grad=True)
+    weight = torch.randn(vocabulary, width, requires_grad=True)
+    bias = torch.randn(vocabulary, requires_grad=True)
+    targets = torch.randint(0, vocabulary, (rows,))
+    weights = torch.rand(rows)
+    return hidden, weight, bias, targets, weights
+
+
+def plain(hidden, weight, bias, targets, weights, scale, softcap):  # type: ignore[no-untyped-def]
+    logits = (hidden @ weight.T + bias) * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
+
+
+@pytest.mark.parametrize("scale,softcap", [(1.0, None), (0.3, None), (1.0, 5.0), (2.0, 7.0)])
+@pytest.mark.parametrize("chunk", [5, 37, 1000])
+def test_value_and_every_gradient_equal_the_plain_loss(scale: float, softcap: float | None, chunk: int) -> None:
+    hidden, weight, bias, targets, weights = problem()
+    expected = plain(hidden, weight, bias, targets, weights, scale, softcap)
+    wanted = torch.autograd.grad(expected * 0.37, (hidden, weight, bias))
+    got_loss = linear_cross_entropy(
+        hidden, weight, targets, weights, bias_V=bias, scale=scale, softcap=softcap, chunk_rows=chunk
+    )
+    got = torch.autograd.grad(got_loss * 0.37, (hidden, weight, bias))
+    torch.testing.assert_close(got_loss, expected, rtol=1e-6, atol=1e-5)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_frozen_head_gets_no_gradient_and_costs_none() -> None:
+    hidden, weight, _, targets, weights = problem()
+    weight = weight.detach()
+    loss = linear_cross_entropy(hidden, weight, targets, weights)
+    assert loss.grad_fn is not None
+    saved = [t.shape for t in loss.grad_fn.saved_tensors if t is not None]
+    assert saved == [hidden.shape], "only the gradient of the hidden states may be kept"
+    loss.backward()
+    assert weight.grad is None and hidden.grad is not None
+
+
+def test_bfloat16_hidden_states_keep_a_float32_head_gradient() -> None:
+    hidden, weight, _, targets, weights = problem(rows=400)
+    low = hidden.detach().bfloat16().requires_grad_()
+    linear_cross_entropy(low, weight, targets, weights, chunk_rows=64).backward()
+    assert weight.grad is not None and weight.grad.dtype == torch.float32
+    wanted = torch.autograd.grad(plain(hidden, weight, torch.zeros(53), targets, weights, 1.0, None), weight)[0]
+    cosine = F.cosine_similarity(weight.grad.flatten(), wanted.flatten(), dim=0)
+    assert cosine > 0.9995
+
+
+def test_no_supervised_row_is_a_zero_with_a_gradient_path() -> None:
+    hidden = torch.randn(0, 8, requires_grad=True)
+    loss = linear_cross_entropy(hidden, torch.randn(5, 8), torch.zeros(0, dtype=torch.long), torch.zeros(0))
+    loss.backward()
+    assert float(loss.detach()) == 0.0 and hidden.grad is not None
+
+
+def test_head_losses_are_sums() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(6, 4)
+    targets = torch.randint(0, 4, (6,))
+    torch.testing.assert_close(single_label(logits, targets), 6 * F.cross_entropy(logits, targets))
+    many = (torch.rand(6, 4) > 0.5).float()
+    torch.testing.assert_close(multi_label(logits, many), 6 * F.binary_cross_entropy_with_logits(logits, many))
+    assert float(squared_error(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 1.0]))) == 5.0
