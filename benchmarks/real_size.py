@@ -20,9 +20,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from recipe_runs import RECIPES, data_dir, metier, write_page
+from recipe_runs import adopt, data_dir, metier, write_page
 
-RECIPE = RECIPES / "gsm8k-lora-qwen-shape.yaml"
+RECIPE = "gsm8k-lora-qwen-shape"
 SHAPE = {
     "vocab_size": 151936,
     "hidden_size": 896,
@@ -66,9 +66,10 @@ def go_through(project: Path) -> dict[str, Any]:
         return printed
 
     metier("init", ".", "--name", "real-size", folder=project)
-    plan = json.loads(timed("plan", "plan", str(RECIPE), "--json"))
+    recipe = adopt(RECIPE, project)
+    plan = json.loads(timed("plan", "plan", recipe, "--json"))
     began = time.monotonic()
-    started = json.loads(metier("train", str(RECIPE), "--detach", "--json", folder=project))
+    started = json.loads(metier("train", recipe, "--detach", "--json", folder=project))
     run = Path(started["dir"])
     stopped_at = _stop_at_checkpoint(run, str(started["run"]), project)
     seconds["train to the stop"] = time.monotonic() - began

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,9 +30,9 @@ class Done:
     status: dict[str, Any]
 
     def figure(self, metric: str, system: str = "run") -> float | None:
-        """Return a metric of a system (`run`, `base`, `tfidf_svm` …), or None where it was not measured."""
+        """Return a metric of a system, by its role (`run`, `base`) or name (`tfidf_svm` …); None: not measured."""
         for found in self.report["systems"]:
-            if found["name"] == system:
+            if system in (found["role"], found["name"]):
                 return next((f["value"] for f in found["figures"] if f["metric"] == metric), None)
         return None
 
@@ -56,16 +57,24 @@ def data_dir() -> str:
     return os.environ.get("METIER_DATA") or str(REPOSITORY.parent / "shared" / "data")
 
 
+def adopt(name: str, project: Path) -> str:
+    """Copy a recipe into a project, whose runs it then makes, and return its path there."""
+    (project / "recipes").mkdir(exist_ok=True)
+    shutil.copy(RECIPES / f"{name}.yaml", project / "recipes")
+    return f"recipes/{name}.yaml"
+
+
 def run_recipe(name: str, seeds: Sequence[int], project: Path, overrides: Sequence[str] = ()) -> list[Done]:
     """Train a recipe with several seeds in one project and return the finished runs."""
     if not (project / "metier.yaml").exists():
         project.mkdir(parents=True, exist_ok=True)
         metier("init", ".", "--name", "benchmark", folder=project)
+    recipe = adopt(name, project)
     found = []
     for seed in seeds:
         before = set((project / "runs").glob("*")) if (project / "runs").exists() else set()
         print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
-        metier("train", str(RECIPES / f"{name}.yaml"), f"training.seed={seed}", *overrides, folder=project)
+        metier("train", recipe, f"training.seed={seed}", *overrides, folder=project)
         made = sorted(p for p in set((project / "runs").glob("*")) - before if (p / "report.json").exists())[-1]
         found.append(
             Done(
@@ -94,7 +103,7 @@ def cost(runs: Sequence[Done]) -> list[str]:
     minutes = spread([r.report["training"]["seconds"] / 60 for r in runs], digits=1)
     memory = max(r.report["training"]["peak_memory_bytes"] for r in runs)
     trained = runs[0].report["training"]["trainable_parameters"]
-    return [minutes, f"{memory / 1e9:.2f}", f"{trained / 1e6:.2f}"]
+    return [minutes, f"{memory / 1e9:.2f}", f"{trained / 1e6:.3f}"]
 
 
 def arguments(description: str | None, page: str) -> argparse.Namespace:

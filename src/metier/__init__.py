@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from metier.actions.plan import Plan
     from metier.core.recipe import Recipe
     from metier.core.run import Run
+    from metier.core.types import Split
     from metier.data.dataset import Dataset
     from metier.evaluation.result import Report
 
@@ -74,7 +75,7 @@ def train(recipe: PathLike | Recipe, overrides: Iterable[str] = (), *, detach: b
     return run if detach else trains.wait(run)
 
 
-def evaluate(run: str | Run, *, split: str = "test") -> Report:
+def evaluate(run: str | Run, *, split: Split = "test") -> Report:
     """Measure a run's best checkpoint and its untouched base on the same held-out rows."""
     from metier.actions import evaluate as evaluations
     from metier.core.project import Project

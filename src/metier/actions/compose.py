@@ -94,7 +94,7 @@ def compose(
     notes: Counter[str] = Counter()
     for split in ("train", "validation"):
         # An encoder counts what it cuts, so each split has its own.
-        encoder = encoder_of(recipe, rows, base)
+        encoder = encoder_of(recipe, project, rows, base)
         feed, lengths = _feed(split, project, rows, method, encoder, progress)
         feeds.append(feed)
         reports.append(lengths)
@@ -155,7 +155,7 @@ def facts_of(dataset: Dataset) -> Facts:
     return Facts(tuple(dataset.manifest.get("labels") or ()), problem_type, mean, scale)
 
 
-def encoder_of(recipe: Recipe, dataset: Dataset, base: bases.Base) -> Encoder:
+def encoder_of(recipe: Recipe, project: Project, dataset: Dataset, base: bases.Base) -> Encoder:
     """Return the one encoder of a run; it cuts at the model's context window when that is shorter than max_length."""
     window = context_window(base.model)
     return Encoder(
@@ -163,10 +163,27 @@ def encoder_of(recipe: Recipe, dataset: Dataset, base: bases.Base) -> Encoder:
         max_length=min(recipe.training.max_length, window) if window else recipe.training.max_length,
         truncation=recipe.training.truncation,
         prompt=recipe.data.prompt,
-        chat_template=recipe.model.chat_template,
+        chat_template=_chat_template(recipe, project),
         labels=tuple(dataset.manifest.get("labels") or ()),
         assistant_only_loss=bool(recipe.method.options.get("assistant_only_loss", True)),
     )
+
+
+def _chat_template(recipe: Recipe, project: Project) -> str | None:
+    """The text of `model.chat_template`: a file's where it names one, else what it says itself."""
+    written = recipe.model.chat_template
+    if written is None or "{" in written or "." not in written:
+        return written
+    path = project.path(written)
+    if not path.is_file():
+        raise ConfigError(
+            249,
+            "There is no such chat template",
+            place=recipe.place("model.chat_template"),
+            received=written,
+            expected="a Jinja file, or the built-in `chatml` or `plain`",
+        )
+    return path.read_text(encoding="utf-8")
 
 
 def _feed(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from metier.actions.compose import Progress, encoder_of, facts_of
+from metier.core import audit
 from metier.core.errors import DataError
 from metier.core.project import Project
 from metier.core.recipe import Recipe
@@ -14,6 +15,7 @@ from metier.core.types import SPLITS, Example, to_json
 from metier.data import inspect, report
 from metier.data.dataset import build
 from metier.data.versions import Dataset
+from metier.governance import permission
 
 FEW_ROWS = 100
 IMBALANCE = 50.0
@@ -56,12 +58,15 @@ def prepare(recipe: Recipe, project: Project, progress: Progress | None = None) 
     """Make (or find) the dataset version of a recipe, and its data card and report beside it.
 
     Raises:
+        PermissionDenied: E601–E605, a source that may not be used for training.
         ConfigError, DataError, MachineError: as data/dataset.py's `build`.
     """
+    permission.check(recipe, project.settings)
     dataset = build(recipe, project, progress=progress)
     if not (dataset.dir / "report.html").exists():
         figures = report.measure({split: dataset.examples(split) for split in SPLITS})
         report.write(dataset.dir, dataset.manifest, figures)
+        audit.append(project, "data.prepare", dataset=dataset.ref, digest=dataset.digest)
     return dataset
 
 
@@ -192,7 +197,7 @@ def _token_views(recipe: Recipe, project: Project, dataset: Dataset, examples: l
     from metier.training.method import Method
 
     base = bases.load(recipe.model, resolve=project.path)
-    encoder = encoder_of(recipe, dataset, base)
+    encoder = encoder_of(recipe, project, dataset, base)
     method = Method.of(recipe.method.kind, recipe.method.options, facts_of(dataset))
     method.check(dataset.manifest["kinds"])
     views = []

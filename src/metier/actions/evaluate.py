@@ -12,7 +12,7 @@ import yaml
 import metier
 from metier.actions import summary
 from metier.actions.compose import Parts, Progress, checkpoint_of, compose
-from metier.core import refs
+from metier.core import audit, refs
 from metier.core.errors import ConfigError
 from metier.core.project import Project, digest_file, read_json
 from metier.core.recipe import Recipe
@@ -110,6 +110,7 @@ def evaluate_parts(parts: Parts, run: Run, *, split: Split = "test", progress: P
     found = suite.evaluate(given)
     reports.write(found, run.dir)
     card.write(found, run.dir)
+    audit.append(parts.project, "evaluate", run=run.id, split=split, verdict=found.verdict, dataset=dataset.digest)
     return found
 
 
@@ -144,7 +145,7 @@ def _measured(project: Project, ref: str) -> tuple[str, Report, list[Prediction]
 
 
 def general_texts() -> list[str]:
-    """Return the general texts that ship with Metier for the forgetting probe: written for it, about nothing special."""
+    """Return the general texts that ship with Metier for the forgetting probe, written for it."""
     text = importlib.resources.files("metier.actions").joinpath("assets/general.txt").read_text(encoding="utf-8")
     return [part.strip() for part in text.split("\n\n\n") if part.strip()]
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from metier.actions.compose import Parts
 from metier.actions.evaluate import loaded
+from metier.core import audit
 from metier.core.errors import ConfigError, DataError, RowError
 from metier.core.project import Project, read_json
 from metier.core.types import Labelled, Message
@@ -16,6 +17,7 @@ from metier.data.prompt import ask
 from metier.evaluation import card
 from metier.evaluation.predict import predict_head
 from metier.evaluation.result import Report
+from metier.governance.permission import gate
 from metier.models.export import export as write_export
 
 PROBE_ROWS = 8
@@ -107,7 +109,9 @@ def export(project: Project, ref: str, to: Path, form: Literal["hf", "peft"] | s
         texts["README.md"] = card.render(report, form=which)
     items = parts.validation.items if len(parts.validation) else parts.train.items
     probes = [items[i].token_ids.tolist() for i in range(min(PROBE_ROWS, len(items)))]
-    written = write_export(parts.policy, to, form=which, probes=probes, texts=texts)
+    parity = gate("parity", parts.recipe, project.settings) == "required"
+    written = write_export(parts.policy, to, form=which, probes=probes, texts=texts, parity=parity)
+    audit.append(project, "export", run=run.id, form=which, parity=bool(written.parity))
     return {"form": written.form, "dtype": written.dtype, "parity": written.parity}
 
 
@@ -123,6 +127,7 @@ def _fields(value: str | dict[str, Any], index: int) -> dict[str, Any]:
 
 
 def _labels(parts: Parts, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    assert parts.policy.head is not None
     targets: Any = parts.method.facts.labels[0] if parts.method.facts.labels else 0.0
     examples = []
     for index, row in enumerate(rows):
@@ -131,7 +136,9 @@ def _labels(parts: Parts, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         # The encoder wants a target; the head does not see it.
         examples.append(Labelled(text=str(row["text"]), target=targets, id=str(index), meta=row))
     found = []
-    for prediction in predict_head(parts.policy, examples):
+    for prediction in predict_head(
+        parts.policy, examples, labels=parts.method.facts.labels, problem_type=parts.policy.head.problem_type
+    ):
         answer: dict[str, Any] = {"output": prediction.output, "confidence": prediction.confidence}
         if prediction.label_probs:
             answer["probabilities"] = {k: float(np.round(v, 6)) for k, v in prediction.label_probs.items()}

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from metier.core import jobs
+from metier.core import audit, jobs
 from metier.core.catalog import catalog
 from metier.core.errors import (
     Bug,
@@ -23,6 +23,7 @@ from metier.core.errors import (
 from metier.core.project import Project, digest_json, write_text
 from metier.core.recipe import Recipe, differences
 from metier.core.run import Run
+from metier.governance import permission
 
 
 def create(recipe: Recipe, project: Project, recipe_text: str = "") -> Run:
@@ -30,12 +31,14 @@ def create(recipe: Recipe, project: Project, recipe_text: str = "") -> Run:
 
     Raises:
         ConfigError: E210, E211, a method, adapter or step that does not exist or an option that does not fit.
+        PermissionDenied: E601–E605, a source that may not be used for training.
     """
     check_kinds(recipe)
+    permission.check(recipe, project.settings)
     folder = project.new_run_dir(recipe.method.kind, recipe.name)
     write_text(folder / "recipe.yaml", recipe_text or recipe.to_yaml())
     write_text(folder / "recipe.resolved.yaml", recipe.to_yaml())
-    return Run.create(
+    run = Run.create(
         folder,
         name=recipe.name,
         method=recipe.method.kind,
@@ -44,6 +47,8 @@ def create(recipe: Recipe, project: Project, recipe_text: str = "") -> Run:
         # The targets are frozen with a digest before training, so that they cannot be moved to fit the result.
         targets_digest=digest_json(recipe.objective.targets),
     )
+    audit.append(project, "train.create", run=run.id, recipe=digest_json(recipe.to_data()))
+    return run
 
 
 def check_kinds(recipe: Recipe) -> None:
@@ -130,7 +135,9 @@ def resume(project: Project, ref: str, overrides: Iterable[str] = (), *, fork: b
             fix=f"metier runs resume {run.number} --fork {' '.join(overrides)}",
         )
     check_kinds(new)
+    permission.check(new, project.settings)
     write_text(run.dir / "recipe.resolved.yaml", new.to_yaml())
+    audit.append(project, "train.resume", run=run.id, changed=[c.key for c in differences(old, new)])
     return run
 
 
@@ -143,5 +150,6 @@ def remove(project: Project, ref: str) -> Path:
     run = Run(project.run_dir(ref))
     if run.held():
         raise ConfigError(234, f"Run {run.number} is running", place=run.dir.name, fix=f"metier runs stop {run.number}")
+    audit.append(project, "run.remove", run=run.id)
     shutil.rmtree(run.dir)
     return run.dir

@@ -63,7 +63,8 @@ def main(run_dir: str) -> int:
             stack.enter_context(jobs.heartbeat(run))
             run.event("phase", name="queue", text="waiting for the machine's compute slot")
             stack.enter_context(jobs.compute_slot(run))
-            from metier.actions.execute import execute  # torch; imported once the run can report a failure
+            # torch; imported once the run can report a failure
+            from metier.actions.execute import execute
 
             execute(run, project, stop)
         run.move("done")

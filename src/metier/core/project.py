@@ -175,7 +175,7 @@ class Project:
         with disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             if not (root / PROJECT_FILE).exists():
-                body = {"version": 1, "name": name, "gates": {"parity": "required"}, "retention": {"runs": 50}}
+                body = {"version": 1, "name": name, "gates": {"parity": "required"}}
                 write_text(root / PROJECT_FILE, yaml.safe_dump(body, sort_keys=False))
                 for folder in ("recipes", "data"):
                     (root / folder).mkdir(exist_ok=True)

@@ -77,7 +77,6 @@ class Objective(Section):
 
     task: Task = key("chat", "What the model will do; decides the default prompt and metrics.")
     description: str = key("", "One sentence for a reader of the report.")
-    audience: str = key("", "Who will use it: languages, groups, regions; the data report looks for what is missing.")
     targets: dict[str, str] = key(
         dict,
         "Figure → condition, such as `accuracy: '>= 0.92'`; `gain_over_base.` compares. Frozen before training.",

@@ -31,7 +31,7 @@ class Figure(Part):
     high: float | None = None
     n: int
     higher_is_better: bool = True
-    unit: str = Field("", description="`%`-like shares stay in 0…1 with unit `share`; else `nats`, `bits/byte`, `points` …")
+    unit: str = Field("", description="Shares stay in 0…1 with unit `share`; else `nats`, `bits/byte`, `points` …")
     note: str = ""
 
 
@@ -51,7 +51,7 @@ class Difference(Part):
 class System(Part):
     """One thing that was measured: the run, the untouched base, a floor."""
 
-    name: str = Field(description="`run`, `base`, `zero_shot`, `linear_probe`, `majority`, `tfidf_svm`, `nearest_neighbour` …")
+    name: str = Field(description="`run`, `base`, `zero_shot`, `linear_probe`, `majority`, `tfidf_svm` …")
     label: str = Field(description="Shown name, such as `TF-IDF + linear SVM`.")
     role: Literal["run", "base", "base_candidate", "floor"]
     figures: list[Figure]
@@ -80,7 +80,7 @@ class ClassRow(Part):
 
 
 class Confusion(Part):
-    """Confusion matrix; rows are true labels, columns predicted. Only the labels named are shown when there are many."""
+    """Confusion matrix; rows are true labels, columns predicted. With many labels, only those named."""
 
     labels: list[str]
     counts: list[list[int]]
@@ -141,7 +141,7 @@ class DataSummary(Part):
     quarantined: int = 0
     quarantine_reasons: dict[str, int] = {}
     leaks: dict[str, int] = Field({}, description="`exact`, `near`: test rows with a twin in train.")
-    leak_free_figures: list[Figure] = Field([], description="The run's figures on the test rows without a twin in train.")
+    leak_free_figures: list[Figure] = Field([], description="The run on the test rows that have no twin in train.")
     steps: list[dict[str, Any]] = Field([], description="name, rows_in, rows_out, note per preparation step")
     sources: list[dict[str, Any]] = Field([], description="path, format, split, rows, license, basis per source")
     labels: dict[str, int] = Field({}, description="label → train rows")
@@ -200,7 +200,7 @@ class Report(Part):
     examples: Examples = Examples()
     data: DataSummary
     training: TrainingSummary
-    parity: dict[str, Any] = Field({}, description="reload and export certificates: largest difference in log-probability")
+    parity: dict[str, Any] = Field({}, description="reload and export certificates: the largest difference")
     reproduce: dict[str, str] = Field({}, description="commands and digests")
     base_model: dict[str, Any] = Field({}, description="name, digest, license, parameters")
     limits: list[str] = Field([], description="What this evaluation cannot say, one sentence each.")

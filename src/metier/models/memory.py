@@ -36,6 +36,7 @@ from torch.utils._pytree import tree_leaves
 from metier.core.catalog import catalog
 from metier.models import attention
 from metier.models.base import Base
+from metier.models.cache import context_window
 
 RUNTIME_BYTES = 450 * 2**20
 """Resident memory of Python after one step of a tiny model, everything imported: 451 MiB measured (Linux, CPU)."""
@@ -174,8 +175,13 @@ def _live_peak(base: Base, own: Mapping[int, Any], trained: list[Any], rows: int
     # Trained weights are float32, so that a bfloat16 step casts them; frozen ones are stored in bfloat16 already.
     casts = base.dtype != torch.float32 and any(id(p) in own for p in trained)
     live = _Live()
+    # A packed row may be longer than the window; its segments are not.
+    window = context_window(base.model) or length
+    positions_BT = (torch.arange(length) % window).expand(rows, length)
     with live, attention.layout(segments), torch.autocast("cpu", torch.bfloat16, enabled=casts):
-        hidden_BTD = attention.last_hidden(base.model, tokens_BT, attention_mask=None)
+        hidden_BTD = attention.last_hidden(
+            base.model, tokens_BT, attention_mask=None, position_ids=positions_BT
+        )
         if hidden_BTD.requires_grad:
             torch.autograd.backward(hidden_BTD, torch.ones_like(hidden_BTD))
     return live.peak

@@ -125,7 +125,7 @@ def measure_gain() -> float:
 
 
 def _best_seconds(size: int, dtype: torch.dtype, repeats: int = 4) -> float:
-    """Return seconds of CPU time of one square product on one thread: wall time swings on a shared machine, this not."""
+    """Return seconds of CPU time of one square product on one thread: wall time swings on a shared machine."""
     import torch
 
     generator = torch.Generator().manual_seed(0)

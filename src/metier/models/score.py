@@ -53,7 +53,7 @@ def score_candidates(model: Any, prompt_ids: Ids, candidates: Sequence[Ids], *, 
 def score_prompts(model: Any, prompts: Sequence[Ids], candidates: Sequence[Ids], *, pad_id: int = 0) -> Scores:
     """Return `score_candidates` for many prompts with the same candidates, float64 (len(prompts), C).
 
-    Faster than one call per prompt: several prompts share a forward pass, and all of them share their common prefix.
+    Several prompts share a forward pass, and all of them share their common prefix: worth it where that is long.
 
     Raises:
         ConfigError: E270, an empty prompt.

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from metier.core.catalog import catalog
 from metier.core.errors import ConfigError
-from metier.core.types import Example
+from metier.core.types import Example, ProblemType
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ class Facts:
     """What a method may know of the dataset when it makes its head."""
 
     labels: tuple[str, ...] = ()
-    problem_type: str | None = None
+    problem_type: ProblemType | None = None
     target_mean: float = 0.0
     target_scale: float = 1.0
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from metier.training.losses import CHUNK_BYTES, linear_cross_entropy
 
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
     from metier.models.policy import Policy
 
 
+ROW_MULTIPLE = 64
+
+
 def supervised(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return flat positions of the *predicting* tokens, the ids they must predict, and the loss weights, each (N,).
+
+    N is rounded up with entries of weight 0.
 
     The token at position t is predicted from position t − 1 of the same row. The first token of a segment is never
     supervised (Encoder's promise), so the position before it never belongs to another segment.
@@ -27,7 +33,11 @@ def supervised(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tens
     flat = mask.view(-1).nonzero().squeeze(1)
     targets = torch.from_numpy(batch.tokens_BT).view(-1)[flat]
     weights = mask.view(-1)[flat]
-    return (flat - 1).to(device), targets.to(device), weights.to(device)
+    # Positions are filled up with weightless ones to a multiple, so that few different shapes occur (training/feed.py).
+    missing = -len(flat) % ROW_MULTIPLE
+    positions = functional.pad(flat - 1, (0, missing))
+    targets, weights = functional.pad(targets, (0, missing)), functional.pad(weights, (0, missing))
+    return positions.to(device), targets.to(device), weights.to(device)
 
 
 def _rows(policy: Policy, batch: Batch, positions: Tensor) -> Tensor:

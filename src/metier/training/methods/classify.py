@@ -52,7 +52,8 @@ def head(options: Options, facts: Facts) -> HeadSpec:
     """Return the head: one output per label, or a single one for regression."""
     from metier.models.heads import HeadSpec
 
-    problem_type = options.problem_type if options.problem_type != "auto" else facts.problem_type or "single_label"
+    inferred = facts.problem_type or "single_label"
+    problem_type = inferred if options.problem_type == "auto" else options.problem_type
     return HeadSpec(
         num_outputs=1 if problem_type == "regression" else len(facts.labels),
         pooling=options.pooling,

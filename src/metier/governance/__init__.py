@@ -1,0 +1,1 @@
+"""Floor 2: what may be done, and who decided it."""

@@ -1,0 +1,76 @@
+"""Permission: what is stated is enforced, what is not is refused where the gate says so."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from metier.core.errors import ConfigError, PermissionDenied
+from metier.core.recipe import Recipe
+from metier.governance.permission import check, gate
+
+FULL = {"license": "CC-BY-4.0", "basis": "contract", "purpose": ["training"], "personal_data": False}
+
+
+def recipe(permission: dict[str, object] | None, gates: str = "optional") -> Recipe:
+    source = {"path": "a.csv"} | ({"permission": permission} if permission is not None else {})
+    return Recipe.build({"name": "x", "data": {"sources": [source]}, "gates": {"permission": gates}})
+
+
+def refused(permission: dict[str, object] | None, gates: str = "optional", **more: object) -> str:
+    with pytest.raises(PermissionDenied) as error:
+        check(recipe(permission, gates), {}, today=date(2026, 11, 21), **more)  # type: ignore[arg-type]
+    assert error.value.exit_code == 6
+    return error.value.code
+
+
+def test_a_complete_permission_passes_and_so_does_none_where_the_gate_is_optional() -> None:
+    check(recipe(FULL, "required"), {})
+    check(recipe(None), {})
+
+
+@pytest.mark.parametrize("missing", ["license", "basis", "purpose", "personal_data"])
+def test_required_refuses_each_missing_statement(missing: str) -> None:
+    assert refused({k: v for k, v in FULL.items() if k != missing}, "required") == "E601"
+
+
+def test_required_refuses_a_source_that_states_nothing_and_names_it() -> None:
+    with pytest.raises(
+        PermissionDenied, match=r"state its license, basis, purpose and personal_data"
+    ):
+        check(recipe(None, "required"), {})
+
+
+def test_what_is_stated_is_enforced_even_where_the_gate_is_optional() -> None:
+    assert refused({**FULL, "purpose": ["evaluation"]}) == "E602"
+    assert refused({**FULL, "consent_expires": "2026-11-20"}) == "E603"
+    assert refused({**FULL, "retention": "2026-11-20"}) == "E604"
+    assert refused({**FULL, "basis": "consent"}) == "E605"
+    assert refused(FULL, purpose="marketing") == "E602"
+
+
+def test_the_last_day_counts() -> None:
+    check(recipe({**FULL, "consent_expires": "2026-11-21", "retention": "2026-11-21"}), {}, today=date(2026, 11, 21))
+
+
+def test_a_date_that_is_none_is_a_config_error() -> None:
+    with pytest.raises(ConfigError) as error:
+        check(recipe({**FULL, "retention": "next year"}), {})
+    assert error.value.code == "E267"
+
+
+def test_a_recipe_can_only_tighten_the_projects_gates() -> None:
+    loose, strict = recipe(None), recipe(None, "required")
+    assert gate("permission", loose, {}) == "optional"
+    assert gate("permission", strict, {"gates": {"permission": "optional"}}) == "required"
+    assert gate("permission", loose, {"gates": {"permission": "required"}}) == "required"
+    with pytest.raises(PermissionDenied):
+        check(loose, {"gates": {"permission": "required"}})
+
+
+@pytest.mark.parametrize("gates", [{"parities": "required"}, {"parity": "perhaps"}])
+def test_a_gate_that_does_not_exist_is_an_error(gates: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        gate("parity", recipe(None), {"gates": gates})
+    assert error.value.code == "E266"
