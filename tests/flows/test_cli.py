@@ -101,7 +101,9 @@ def test_a_misspelt_key_and_option_exit_with_2(home: Path) -> None:
 def test_the_plan_has_figures_and_starts_nothing(home: Path) -> None:
     runs = Project(home).run_dirs()
     value = json.loads(metier(home, "plan", *FAST, "--json").stdout)
+    assert "loss on the label of each row" in metier(home, "plan", *FAST).stdout
     assert value["steps"] > 0
+    assert value["epochs"] == 2, "a smaller last batch is no longer epoch"
     assert value["memory_bytes"] > 0
     assert Project(home).run_dirs() == runs
 

@@ -6,17 +6,21 @@ The order is the journey's: dataset → base → encoder → feeds → policy �
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from metier.actions.recipes import chat_template
 from metier.core.errors import ConfigError, DataError
 from metier.core.project import Project, digest_json, read_json, write_json
 from metier.core.recipe import Recipe
 from metier.core.types import Labelled, Split
+from metier.data.batching import steps_per_epoch
 from metier.data.dataset import build
 from metier.data.lengths import LengthReport
 from metier.data.template import Encoder
@@ -86,25 +90,20 @@ def compose(
     rows = Dataset.find(project, dataset) if dataset else build(recipe, project, progress=progress)
     method = Method.of(recipe.method.kind, recipe.method.options, facts_of(rows), place=recipe.place("method.kind"))
     method.check(rows.manifest["kinds"])
-    threads = recipe.training.num_threads
-    fixed = {} if threads == "auto" else {"threads": str(threads)}
-    base = bases.load(recipe.model, resolve=project.path, choices={**(pinned or {}), **fixed})
-    feeds: list[Feed] = []
-    reports: list[LengthReport] = []
+    base = bases.load(recipe.model, resolve=project.path, choices=_choices(recipe, pinned or {}))
     notes: Counter[str] = Counter()
-    for split in ("train", "validation"):
-        # An encoder counts what it cuts, so each split has its own.
-        encoder = encoder_of(recipe, project, rows, base)
-        feed, lengths = _feed(split, project, rows, method, encoder, progress)
-        feeds.append(feed)
-        reports.append(lengths)
-        notes.update(encoder.notes)
-    train, validation = feeds
+    # An encoder counts what it cuts, so each split has its own.
+    encoder = encoder_of(recipe, project, rows, base)
+    train, lengths = _feed("train", project, rows, method, encoder, progress)
+    notes.update(encoder.notes)
+    encoder = encoder_of(recipe, project, rows, base)
+    validation, _ = _feed("validation", project, rows, method, encoder, progress)
+    notes.update(encoder.notes)
     if not len(train):
         raise DataError(
             354,
             "No training example has a supervised token left",
-            received=f"{reports[0].cut_rows} rows cut at training.max_length={recipe.training.max_length}",
+            received=f"{lengths.cut_rows} rows cut at training.max_length={recipe.training.max_length}",
             fix="a larger training.max_length, or training.truncation=left",
         )
     policy = policies.build(
@@ -116,6 +115,8 @@ def compose(
         seed=recipe.training.seed,
     )
     plan, choices = _plan(recipe, policy, method, train)
+    if recipe.training.num_threads != "auto":
+        choices["threads"] = f"{recipe.training.num_threads} because the recipe says so"
     every = recipe.evaluation.every_steps
     every_steps = max(1, round(plan.steps / EVALUATIONS_PER_RUN)) if every == "auto" else every
     save = recipe.training.save_steps
@@ -129,12 +130,9 @@ def compose(
         policy=policy,
         train=train,
         validation=validation,
-        lengths=reports[0],
+        lengths=lengths,
         plan=plan,
-        watch=Watch(
-            "accuracy" if method.kind == "classify" and method.facts.problem_type != "regression" else "loss",
-            recipe.training.early_stopping_patience,
-        ),
+        watch=Watch(_deciding(method), recipe.training.early_stopping_patience),
         every_steps=every_steps,
         save_steps=every_steps if save == "auto" else save,
         choices={**base.reasons, **choices},
@@ -143,6 +141,37 @@ def compose(
 
 
 # ───────────────────────────────────────────────────────────────────────────── pieces
+
+
+def remember(parts: Parts, environment: Mapping[str, Any]) -> None:
+    """Give what an earlier start chose its first reason back; `pinned` alone says only that it was chosen.
+
+    Args:
+        environment: the run's environment.json as it was before this start.
+    """
+    reasons, pinned = environment.get("choices", {}), environment.get("pinned", {})
+    parts.choices.update(
+        {name: reasons[name] for name, value in pinned.items() if name in reasons and parts.base.choices[name] == value}
+    )
+
+
+def _choices(recipe: Recipe, pinned: Mapping[str, str]) -> dict[str, str]:
+    """What is not probed: what an earlier start chose, unless the recipe says it (execution keys may change)."""
+    kept = dict(pinned)
+    if recipe.model.device != "auto":
+        kept.pop("device", None)
+    if recipe.training.num_threads != "auto":
+        kept["threads"] = str(recipe.training.num_threads)
+    return kept
+
+
+def _deciding(method: Method) -> str:
+    """Which validation figure chooses the checkpoint.
+
+    With several labels per row the share of right ones stands still while every answer is still "none": the loss moves.
+    """
+    single = method.kind == "classify" and method.facts.problem_type in (None, "single_label")
+    return "accuracy" if single else "loss"
 
 
 def facts_of(dataset: Dataset) -> Facts:
@@ -163,27 +192,10 @@ def encoder_of(recipe: Recipe, project: Project, dataset: Dataset, base: bases.B
         max_length=min(recipe.training.max_length, window) if window else recipe.training.max_length,
         truncation=recipe.training.truncation,
         prompt=recipe.data.prompt,
-        chat_template=_chat_template(recipe, project),
+        chat_template=chat_template(recipe, project),
         labels=tuple(dataset.manifest.get("labels") or ()),
         assistant_only_loss=bool(recipe.method.options.get("assistant_only_loss", True)),
     )
-
-
-def _chat_template(recipe: Recipe, project: Project) -> str | None:
-    """The text of `model.chat_template`: a file's where it names one, else what it says itself."""
-    written = recipe.model.chat_template
-    if written is None or "{" in written or "." not in written:
-        return written
-    path = project.path(written)
-    if not path.is_file():
-        raise ConfigError(
-            249,
-            "There is no such chat template",
-            place=recipe.place("model.chat_template"),
-            received=written,
-            expected="a Jinja file, or the built-in `chatml` or `plain`",
-        )
-    return path.read_text(encoding="utf-8")
 
 
 def _feed(
@@ -206,9 +218,11 @@ def _feed(
     if progress:
         progress(f"tokens of {split}", 0, dataset.count(split))
     folder = project.cache_dir / "tokens" / key[:32]
-    table = TokenTable.cached(folder, key, method.encode(dataset.examples(split), encoder))
     # What tokenising did to the rows is kept beside the table: a cached table must not hide what was cut.
     beside = folder.with_suffix(".json")
+    if not beside.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # a kill came between the table and its report: both are made again
+    table = TokenTable.cached(folder, key, method.encode(dataset.examples(split), encoder))
     if encoder.report.n or not beside.exists():
         write_json(beside, {"report": asdict(encoder.report), "notes": dict(encoder.notes)})
     kept = read_json(beside)
@@ -221,7 +235,7 @@ def _feed(
 
 def _plan(recipe: Recipe, policy: Policy, method: Method, train: Feed) -> tuple[loop.Plan, dict[str, str]]:
     training = recipe.training
-    per_epoch = math.ceil(len(train) / training.batch_size)
+    per_epoch = steps_per_epoch(len(train), training.batch_size)
     steps = max(1, math.ceil(per_epoch * training.num_train_epochs))
     if training.max_steps is not None:
         steps = min(steps, training.max_steps)

@@ -11,7 +11,7 @@ import yaml
 
 import metier
 from metier.actions import summary
-from metier.actions.compose import Parts, Progress, checkpoint_of, compose
+from metier.actions.compose import Parts, Progress, checkpoint_of, compose, remember
 from metier.core import audit, refs
 from metier.core.errors import ConfigError
 from metier.core.project import Project, digest_file, read_json
@@ -42,14 +42,13 @@ def evaluate(project: Project, ref: str, split: Split = "test", progress: Progre
         DataError: E360, the split has no rows.
     """
     parts, run = loaded(project, ref, progress)
-    return evaluate_parts(parts, run, split=split, progress=progress)
+    return evaluate_parts(parts, run, split=split, path=_named(run, ref), progress=progress)
 
 
 def loaded(project: Project, ref: str, progress: Progress | None = None) -> tuple[Parts, Run]:
     """Return a run's parts with the weights of the checkpoint that `ref` names, verified."""
     run = Run(project.run_dir(ref.partition("@")[0]))
-    which = refs.parse(ref, default="run").version or "best"
-    path = checkpoint_of(run.dir, which.removeprefix("step-").lstrip("0") or "0")
+    path = _named(run, ref)
     wrong = checkpoint.problems(path)
     if wrong:
         raise ConfigError(
@@ -58,18 +57,32 @@ def loaded(project: Project, ref: str, progress: Progress | None = None) -> tupl
             place=str(path),
             fix=f"metier runs show {run.number} lists the others",
         )
-    pinned = read_json(run.dir / "environment.json").get("pinned", {})
+    environment = read_json(run.dir / "environment.json")
     recipe = Recipe.read(run.dir / "recipe.resolved.yaml")
     dataset = run.status().get("dataset")
-    parts = compose(recipe, project, pinned=pinned, dataset=dataset, progress=progress)
+    parts = compose(recipe, project, pinned=environment.get("pinned"), dataset=dataset, progress=progress)
+    remember(parts, environment)
     parts.policy.restore(path)
     parts.policy.eval()
     return parts, run
 
 
-def evaluate_parts(parts: Parts, run: Run, *, split: Split = "test", progress: Progress | None = None) -> Report:
-    """Measure composed parts whose policy holds the chosen checkpoint; write report and card into the run."""
+def _named(run: Run, ref: str) -> Path:
+    """The directory of the checkpoint that a reference names; without `@…` it is the best."""
+    which = refs.parse(ref, default="run").version or "best"
+    return checkpoint_of(run.dir, which.removeprefix("step-").lstrip("0") or "0")
+
+
+def evaluate_parts(
+    parts: Parts, run: Run, *, split: Split = "test", path: Path | None = None, progress: Progress | None = None
+) -> Report:
+    """Measure composed parts; write report and card into the run.
+
+    Args:
+        path: the checkpoint that the policy holds; default: the chosen one.
+    """
     recipe, dataset = parts.recipe, parts.dataset
+    path = path or checkpoint_of(run.dir)
     if not dataset.count(split) and split == "test" and dataset.count("validation"):
         split = "validation"
     measured = dataset.examples(split)
@@ -100,8 +113,8 @@ def evaluate_parts(parts: Parts, run: Run, *, split: Split = "test", progress: P
         description=recipe.objective.description,
         data=summary.data_summary(parts),
         training=summary.training_summary(parts, run),
-        parity=_reloaded(parts, run),
-        reproduce=_reproduce(parts, run),
+        parity=_reloaded(parts, path),
+        reproduce=_reproduce(parts, run, path),
         base_model=_base_model(parts),
         predictions_dir=run.predictions_dir,
     )
@@ -153,11 +166,9 @@ def general_texts() -> list[str]:
 # ───────────────────────────────────────────────────────────────────────────── facts for the report
 
 
-def _reloaded(parts: Parts, run: Run) -> dict[str, Any]:
-    """Recompute the chosen checkpoint's validation loss from what is on disk, beside what training saw (pitfall 9)."""
-    path = run.dir / "best.json"
-    best = read_json(path) if path.exists() else {}
-    recorded = best.get("figures", {})
+def _reloaded(parts: Parts, path: Path) -> dict[str, Any]:
+    """Recompute a checkpoint's validation loss from what is on disk, beside what training saw (pitfall 9)."""
+    recorded = read_json(path / "state.json")["figures"]
     if not len(parts.validation) or "loss" not in recorded:
         return {}
     figures = validate(
@@ -169,7 +180,7 @@ def _reloaded(parts: Parts, run: Run) -> dict[str, Any]:
     )
     return {
         "reload": {
-            "checkpoint": best["checkpoint"],
+            "checkpoint": path.name,
             "recorded_loss": recorded["loss"],
             "reloaded_loss": figures["loss"],
             "largest_difference": abs(figures["loss"] - recorded["loss"]),
@@ -177,10 +188,11 @@ def _reloaded(parts: Parts, run: Run) -> dict[str, Any]:
     }
 
 
-def _reproduce(parts: Parts, run: Run) -> dict[str, str]:
+def _reproduce(parts: Parts, run: Run, path: Path) -> dict[str, str]:
+    which = "" if path == checkpoint_of(run.dir) else f"@{path.name}"
     return {
-        "command": f"metier train {run.dir.name}/recipe.resolved.yaml",
-        "evaluate": f"metier evaluate {run.number}",
+        "command": f"metier train {run.dir.parent.name}/{run.dir.name}/recipe.resolved.yaml",
+        "evaluate": f"metier evaluate {run.number}{which}",
         "recipe digest": digest_file(run.dir / "recipe.resolved.yaml"),
         "dataset digest": parts.dataset.digest,
         "base digest": parts.base.digest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol
 
-from metier.actions.compose import Parts, Progress, compose
+from metier.actions.compose import Parts, Progress, compose, remember
 from metier.actions.data import prepare
 from metier.actions.evaluate import evaluate_parts
 from metier.actions.plan import peak_memory_bytes, plan_parts, write_plan
@@ -16,7 +16,6 @@ from metier.core.run import Run
 from metier.models.memory import release_freed_memory
 from metier.training import checkpoint, loop
 from metier.training.validate import validate
-
 
 TIGHT_SHARE = 0.6
 """From this share of the free memory on, a step gives every freed block back: up to a third less, 40 % slower."""
@@ -33,17 +32,18 @@ class Stop(Protocol):
         ...
 
 
+@loop.memory_errors()
 def execute(run: Run, project: Project, stop: Stop) -> None:
     """Compose the run, train what is left to train, evaluate, report."""
     recipe = Recipe.read(run.dir / "recipe.resolved.yaml")
     began = time.perf_counter()
-    pinned = (
-        read_json(run.dir / "environment.json").get("pinned", {}) if (run.dir / "environment.json").exists() else {}
-    )
+    environment = read_json(run.dir / "environment.json") if (run.dir / "environment.json").exists() else {}
+    pinned = environment.get("pinned", {})
     run.event("phase", name="prepare", text="data, base model, tokens")
     if not run.status().get("dataset"):
         prepare(recipe, project, progress=_progress(run))  # the data report lies beside the version
     parts = compose(recipe, project, pinned=pinned, dataset=run.status().get("dataset"), progress=_progress(run))
+    remember(parts, environment)
     write_json(
         run.dir / "environment.json",
         {
@@ -68,11 +68,15 @@ def execute(run: Run, project: Project, stop: Stop) -> None:
         seconds=predicted.seconds,
         memory_bytes=predicted.memory_bytes,
     )
-    _train(run, parts, stop)
-    run.update(
-        seconds=round(time.perf_counter() - began + float(run.status().get("seconds", 0.0)), 3),
-        peak_memory_bytes=peak_memory_bytes(),
-    )
+    try:
+        _train(run, parts, stop)
+    finally:
+        # A start that was stopped took its time too.
+        before = run.status()
+        run.update(
+            seconds=round(time.perf_counter() - began + float(before.get("seconds", 0.0)), 3),
+            peak_memory_bytes=max(peak_memory_bytes(), int(before.get("peak_memory_bytes", 0))),
+        )
     run.event("phase", name="evaluate", text="the run and its untouched base on held-out rows")
     report = evaluate_parts(parts, run, progress=_progress(run))
     run.event("done", sentence=report.sentence, report=str(run.dir / "report.html"), verdict=report.verdict)
@@ -94,23 +98,7 @@ def _train(run: Run, parts: Parts, stop: Stop) -> None:
     budget = parts.plan.micro_batch_tokens
     while state.step < parts.plan.steps and not parts.watch.done:
         info = next(steps)
-        while state.notes:
-            run.event("note", code="memory", text=state.notes.pop(0))
-        run.event(
-            "step",
-            step=info.step,
-            steps=parts.plan.steps,
-            loss=info.loss,
-            learning_rate=info.learning_rate,
-            grad_norm=info.grad_norm,
-            tokens=info.tokens,
-            slots=info.slots,
-            supervised=info.supervised,
-            examples=info.examples,
-            seconds=info.seconds,
-            tokens_per_second=info.tokens / info.seconds,
-            seconds_left=state.seconds / state.step * (parts.plan.steps - state.step),
-        )
+        _tell(run, parts, state, info)
         last = info.step == parts.plan.steps
         figures: dict[str, float] = {}
         best = False
@@ -129,19 +117,13 @@ def _train(run: Run, parts: Parts, stop: Stop) -> None:
             path = checkpoint.save(run.checkpoints_dir, parts.policy, state, digests=parts.digests, figures=figures)
             run.event("checkpoint", step=info.step, path=path.name)
             if best or not len(parts.validation):
-                write_json(
-                    run.dir / "best.json",
-                    {
-                        "checkpoint": path.name,
-                        "step": info.step,
-                        "figures": figures,
-                        "chosen_by": parts.watch.metric if figures else "last step",
-                    },
-                )
+                _choose(run, parts, path.name, info.step, figures)
             checkpoint.rotate(run.checkpoints_dir, keep=parts.recipe.training.save_total_limit, best=_best(run))
         if stop.signal is not None:
             stop.now()
     stop.deferred = False
+    if stop.signal is not None:
+        stop.now()  # it came after the last step had looked
     if parts.watch.done and state.step < parts.plan.steps:
         run.event(
             "note",
@@ -172,6 +154,49 @@ def _resume(run: Run, parts: Parts, state: loop.State) -> None:
     for step in sorted(seen):
         parts.watch.see(step, {parts.watch.metric: seen[step][parts.watch.metric]})
     run.event("note", code="resumed", text=f"resumed from {path.name}")
+    others = [k for k, v in checkpoint.versions().items() if saved["versions"].get(k) != v]
+    if others:
+        text = f"{', '.join(others)} changed since then: the result may differ from an unbroken run's in the last bits"
+        run.event("note", code="versions", text=text)
+    _catch_up(run, parts, state.step)
+
+
+def _catch_up(run: Run, parts: Parts, step: int) -> None:
+    """Name the best checkpoint again where a kill came between its save and best.json, or where it was damaged."""
+    if len(parts.validation):
+        if parts.watch.best_value is None:
+            return
+        step = parts.watch.best_step
+    path = run.checkpoints_dir / f"step-{step:06d}"
+    if _best(run) != path.name and not checkpoint.problems(path):
+        _choose(run, parts, path.name, step, read_json(path / "state.json")["figures"])
+
+
+def _choose(run: Run, parts: Parts, name: str, step: int, figures: dict[str, float]) -> None:
+    """Write down which checkpoint is evaluated, and why."""
+    chosen_by = parts.watch.metric if figures else "last step"
+    write_json(run.dir / "best.json", {"checkpoint": name, "step": step, "figures": figures, "chosen_by": chosen_by})
+
+
+def _tell(run: Run, parts: Parts, state: loop.State, info: loop.StepInfo) -> None:
+    """Write down a step, and what the loop had to say about it."""
+    while state.notes:
+        run.event("note", code="memory", text=state.notes.pop(0))
+    run.event(
+        "step",
+        step=info.step,
+        steps=parts.plan.steps,
+        loss=info.loss,
+        learning_rate=info.learning_rate,
+        grad_norm=info.grad_norm,
+        tokens=info.tokens,
+        slots=info.slots,
+        supervised=info.supervised,
+        examples=info.examples,
+        seconds=info.seconds,
+        tokens_per_second=info.tokens / info.seconds,
+        seconds_left=state.seconds / state.step * (parts.plan.steps - state.step),
+    )
 
 
 def _reload_best(run: Run, parts: Parts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,8 @@ from metier.actions.compose import Parts
 from metier.actions.evaluate import loaded
 from metier.core import audit
 from metier.core.errors import ConfigError, DataError, RowError
-from metier.core.project import Project, read_json
+from metier.core.project import SCHEMA_VERSION, Project, read_json
+from metier.core.recipe import Recipe
 from metier.core.types import Labelled, Message
 from metier.data.prompt import ask
 from metier.evaluation import card
@@ -103,7 +105,7 @@ def export(project: Project, ref: str, to: Path, form: Literal["hf", "peft"] | s
     """
     parts, run = loaded(project, ref)
     which: Literal["hf", "peft"] = "peft" if form == "peft" else "hf"
-    texts = {}
+    texts = _prompt_file(parts.recipe)
     if (run.dir / "report.json").exists():
         report = Report.model_validate(read_json(run.dir / "report.json"))
         texts["README.md"] = card.render(report, form=which)
@@ -116,6 +118,13 @@ def export(project: Project, ref: str, to: Path, form: Literal["hf", "peft"] | s
 
 
 # ───────────────────────────────────────────────────────────────────────────── inside
+
+
+def _prompt_file(recipe: Recipe) -> dict[str, str]:
+    """The file that tells another runtime how the rows' columns became messages; none where they were messages."""
+    written = recipe.data.prompt.model_dump(exclude_none=True)
+    value = {"schema_version": SCHEMA_VERSION, **written}
+    return {"prompt.json": json.dumps(value, indent=2, ensure_ascii=False) + "\n"} if written else {}
 
 
 def _fields(value: str | dict[str, Any], index: int) -> dict[str, Any]:

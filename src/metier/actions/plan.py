@@ -22,9 +22,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from metier.actions.compose import Parts, Progress, compose
+from metier.actions.train import check_kinds
 from metier.core.project import Project, write_json
 from metier.core.recipe import Recipe
-from metier.data.batching import micro_batches, step_examples
+from metier.data.batching import micro_batches, step_examples, steps_per_epoch
 from metier.models import memory, probe
 from metier.training import checkpoint, loop
 
@@ -89,7 +90,9 @@ class Plan(BaseModel):
             "data": " · ".join(f"{n:,} {s}" for s, n in self.rows.items())
             + f"   p50 {self.tokens_p50:,} p99 {self.tokens_p99:,} tokens   {cut}{dropped}",
             "masking": f"loss on {self.supervised_share:.0%} of {self.tokens:,} tokens"
-            "   see: metier data preview --tokens 3",
+            "   see: metier data preview --tokens 3"
+            if self.supervised_share
+            else f"loss on the label of each row   {self.tokens:,} tokens are read",
             "leakage": leak,
             "steps": f"{self.steps:,} of {self.batch_size} examples   {self.epochs:.3g} epochs"
             f"   padding {self.padding:.1%}",
@@ -115,6 +118,7 @@ def plan(recipe: Recipe, project: Project, *, measure: bool = False, progress: P
     Raises:
         MetierError: whatever would stop the run itself: the recipe, the rows, the base model, the machine.
     """
+    check_kinds(recipe)
     return plan_parts(compose(recipe, project, progress=progress), measure=measure)
 
 
@@ -137,7 +141,8 @@ def plan_parts(parts: Parts, *, measure: bool = False) -> Plan:
     )
     shown = ("weights", "gradients", "optimizer", "activations", "head", "runtime")
     peak, memory_parts = estimate.peak, {name: int(getattr(estimate, name)) for name in shown}
-    trained_tokens = int(lengths.mean() * recipe.training.batch_size * parts.plan.steps)
+    epochs = parts.plan.steps / steps_per_epoch(len(parts.train), recipe.training.batch_size)
+    trained_tokens = int(lengths.sum() * epochs)
     rate = probe.matmul_rate(str(parts.policy.dtype).removeprefix("torch."))
     seconds = trained_tokens * estimate.flops_per_token / (rate * EFFICIENCY)
     spread = (0.6, 1.7)
@@ -162,7 +167,7 @@ def plan_parts(parts: Parts, *, measure: bool = False) -> Plan:
         quarantined=int(manifest.get("quarantine", {}).get("rows", 0)),
         steps=parts.plan.steps,
         batch_size=recipe.training.batch_size,
-        epochs=parts.plan.steps * recipe.training.batch_size / max(1, len(parts.train)),
+        epochs=epochs,
         padding=shape["padding"],
         memory_bytes=int(peak),
         memory_parts=memory_parts,

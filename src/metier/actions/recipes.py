@@ -1,4 +1,4 @@
-"""Write a project's first recipe from its rows, and add sources to a recipe without touching its comments."""
+"""Write a project's first recipe from its rows, add sources without touching comments, read the files it names."""
 
 from __future__ import annotations
 
@@ -80,6 +80,27 @@ def add_source(path: Path, entry: dict[str, Any], project: Project) -> int:
     Recipe.parse(text, file=path.name)
     write_text(path, text)
     return after + 1
+
+
+def chat_template(recipe: Recipe, project: Project) -> str | None:
+    """Return the text of `model.chat_template`: a file's where it names one, else what it says itself.
+
+    Raises:
+        ConfigError: E249, no such file.
+    """
+    written = recipe.model.chat_template
+    if written is None or "{" in written or "." not in written:
+        return written
+    path = project.path(written)
+    if not path.is_file():
+        raise ConfigError(
+            249,
+            "There is no such chat template",
+            place=recipe.place("model.chat_template"),
+            received=written,
+            expected="a Jinja file, or the built-in `chatml` or `plain`",
+        )
+    return path.read_text(encoding="utf-8")
 
 
 # ───────────────────────────────────────────────────────────────────────────── inside

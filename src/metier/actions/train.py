@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from metier.actions.recipes import chat_template
 from metier.core import audit, jobs
 from metier.core.catalog import catalog
 from metier.core.errors import (
@@ -30,11 +31,17 @@ def create(recipe: Recipe, project: Project, recipe_text: str = "") -> Run:
     """Make the run directory of a recipe; nothing runs yet.
 
     Raises:
-        ConfigError: E210, E211, a method, adapter or step that does not exist or an option that does not fit.
+        ConfigError: E210, E211, a method, adapter or step that does not exist or an option that does not fit; E249, no
+            such chat template.
         PermissionDenied: E601–E605, a source that may not be used for training.
     """
     check_kinds(recipe)
     permission.check(recipe, project.settings)
+    text = chat_template(recipe, project)
+    if text != recipe.model.chat_template:
+        # The run keeps the template itself: a file that changes or goes away must not change what it was trained with.
+        recipe_text = recipe_text or recipe.to_yaml()
+        recipe = recipe.with_values({"model.chat_template": text})
     folder = project.new_run_dir(recipe.method.kind, recipe.name)
     write_text(folder / "recipe.yaml", recipe_text or recipe.to_yaml())
     write_text(folder / "recipe.resolved.yaml", recipe.to_yaml())
@@ -52,11 +59,19 @@ def create(recipe: Recipe, project: Project, recipe_text: str = "") -> Run:
 
 
 def check_kinds(recipe: Recipe) -> None:
-    """Resolve every plug-in a recipe names, so that a misspelt option fails before anything slow starts."""
+    """Resolve every plug-in a recipe names, so that a misspelt one or its option fails before anything slow starts.
+
+    Raises:
+        ConfigError: E210, E211, a method, adapter, step, metric or target that does not exist, or an option of it.
+    """
+    from metier.evaluation.inputs import chosen_metrics
+
     sections = [("methods", "method", recipe.method), ("adapters", "adapter", recipe.adapter)]
     sections += [("steps", f"data.steps.{i}", step) for i, step in enumerate(recipe.data.steps)]
     for name, key, section in sections:
         catalog(name).options(section.kind, section.options, place=recipe.place(key))
+    chosen_metrics("chat", recipe.evaluation.metrics, {}, place=recipe.place("evaluation.metrics"))
+    chosen_metrics("chat", (), recipe.objective.targets, place=recipe.place("objective.targets"))
 
 
 def start(run: Run) -> Run:
@@ -81,8 +96,10 @@ def wait(run: Run) -> Run:
         raise
     status = run.status()
     if status["state"] == "failed":
-        last = next(iter(list(run.events("error"))[-1:]), None)
-        raise _failure(run, last, str(status.get("reason", "")))
+        reason = str(status.get("reason", ""))
+        # A worker that was lost wrote no error: the last one is of an earlier start.
+        last = list(run.events("error"))[-1:] if reason != "worker-lost" else []
+        raise _failure(run, next(iter(last), None), reason)
     return run
 
 

@@ -7,6 +7,8 @@ the run can be resumed; a second signal ends the process at once. SIGHUP stops n
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import sys
@@ -16,9 +18,12 @@ from pathlib import Path
 from types import FrameType
 
 from metier.core import jobs
-from metier.core.errors import MetierError
-from metier.core.project import Project
+from metier.core.errors import MachineError, MetierError
+from metier.core.project import Project, disk_errors
 from metier.core.run import Run
+
+RESERVE_BYTES = 1 << 16
+"""Set aside while a run works, so that on a full disk its last words can still be written."""
 
 
 class Stopped(BaseException):
@@ -55,10 +60,15 @@ def main(run_dir: str) -> int:
     """Run one run directory to its end and return the exit code."""
     run = Run(Path(run_dir))
     stop = StopRequest()
-    run.hold()
+    try:
+        run.hold()
+    except MetierError as error:  # another worker has it: nothing of the run may be touched
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
     try:
         project = Project.find(run.dir)
         run.move("running", pid=os.getpid())
+        _set_aside(run)
         with ExitStack() as stack:
             stack.enter_context(jobs.heartbeat(run))
             run.event("phase", name="queue", text="waiting for the machine's compute slot")
@@ -70,17 +80,17 @@ def main(run_dir: str) -> int:
         run.move("done")
         return 0
     except Stopped:
+        _give_back(run)
         number = stop.signal or signal.SIGTERM
         resume = f"metier runs resume {run.number}"
         run.event("note", code="stopped", text=f"stopped on request; continue with: {resume}")
         run.move("stopped", reason=signal.Signals(number).name, resume=resume)
         return 128 + number
     except MetierError as error:
-        run.event("error", exit_code=error.exit_code, **error.to_json())
-        run.move("failed", reason=error.code)
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
+        return _failed(run, error)
     except Exception as error:
+        if refusal := _of_the_disk(error, run):
+            return _failed(run, refusal)
         run.event(
             "error",
             exit_code=1,
@@ -95,7 +105,45 @@ def main(run_dir: str) -> int:
         traceback.print_exc()
         return 1
     finally:
+        _give_back(run)
         run.release()
+
+
+# ───────────────────────────────────────────────────────────────────────────── the last words
+
+
+def _failed(run: Run, error: MetierError) -> int:
+    """Write down why the run failed and return the exit code."""
+    _give_back(run)
+    # Where even the reserve was taken by another process, the silence says it: whoever watches reads `worker-lost`.
+    with contextlib.suppress(MachineError):
+        run.event("error", exit_code=error.exit_code, **error.to_json())
+        run.move("failed", reason=error.code)
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+    return error.exit_code
+
+
+def _of_the_disk(error: Exception, run: Run) -> MachineError | None:
+    """Return the coded error where a library met a full or closed disk; anything else is a bug."""
+    if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return None
+    try:
+        with disk_errors(Path(getattr(error, "filename", None) or run.dir)):
+            raise error
+    except MachineError as refusal:
+        return refusal
+
+
+def _set_aside(run: Run) -> None:
+    with disk_errors(run.dir):
+        (run.dir / ".reserve").write_bytes(os.urandom(RESERVE_BYTES))
+
+
+def _give_back(run: Run) -> None:
+    with contextlib.suppress(OSError):
+        (run.dir / ".reserve").unlink()
 
 
 if __name__ == "__main__":

@@ -144,7 +144,8 @@ def kill(run: Run) -> None:
         if time.monotonic() > patience:
             raise MachineError(452, f"Process {pid} of run {run.number} does not end", place=str(run.dir))
         time.sleep(0.02)
-    run.update(state="stopped", stopped=now(), reason="killed")
+    if run.status()["state"] != "done":  # it may have ended well in the last instant
+        run.update(state="stopped", stopped=now(), reason="killed")
 
 
 def heartbeat_age(run: Run) -> float | None:

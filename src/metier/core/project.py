@@ -288,7 +288,12 @@ class Project:
         """Return all run directories, oldest first."""
         if not self.runs_dir.is_dir():
             return []
-        return sorted(p for p in self.runs_dir.iterdir() if re.match(r"\d{4}-", p.name) and p.is_dir())
+        return sorted(
+            # Without a status file it is being made or being deleted, in this instant or by a process that was killed.
+            p
+            for p in self.runs_dir.iterdir()
+            if re.match(r"\d{4}-", p.name) and (p / "status.json").is_file()
+        )
 
     def run_dir(self, ref: str) -> Path:
         """Return the run directory for `12`, `0012`, a directory name, a path, or `last`.

@@ -253,7 +253,18 @@ class Recipe(Section):
             raise ConfigError(203, "There is no such recipe", place=str(path), fix="metier init") from None
         except (UnicodeDecodeError, IsADirectoryError) as error:
             raise ConfigError(
-                204, "The recipe is not a UTF-8 text file", place=str(path), received=str(error)
+                204,
+                "The recipe is not a UTF-8 text file",
+                place=str(path),
+                received=str(error),
+                fix="save it as UTF-8 text, or name another file",
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                204,
+                f"The recipe cannot be read: {error.strerror}",
+                place=str(path),
+                fix="change its permissions, or name another file",
             ) from None
         return cls.parse(text, file=path.name, overrides=overrides)
 

@@ -112,9 +112,14 @@ class Run:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one event; kinds: phase, plan, step, evaluation, checkpoint, note, done, error."""
-        line = json.dumps({"time": now(), "kind": kind, **fields}, ensure_ascii=False)
-        with disk_errors(self.dir / "events.jsonl"), (self.dir / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        path = self.dir / "events.jsonl"
+        line = json.dumps({"time": now(), "kind": kind, **fields}, ensure_ascii=False).encode() + b"\n"
+        with disk_errors(path), path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                # A kill or a full disk may have cut the last line off: this one must not be lost with it.
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            file.write(line)
 
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield the events, oldest first; a line cut off by a kill is passed over."""

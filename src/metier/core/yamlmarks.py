@@ -52,7 +52,12 @@ def _walk(node: yaml.Node, prefix: str, lines: dict[str, int], file: str) -> Non
             path = f"{prefix}.{key_node.value}" if prefix else str(key_node.value)
             line = key_node.start_mark.line + 1
             if path in lines:
-                raise ConfigError(205, f"`{path}` is given twice (line {lines[path]} and here)", place=f"{file}:{line}")
+                raise ConfigError(
+                    205,
+                    f"`{path}` is given twice (line {lines[path]} and here)",
+                    place=f"{file}:{line}",
+                    fix="keep one of the two",
+                )
             lines[path] = line
             _walk(child, path, lines, file)
     elif isinstance(node, yaml.SequenceNode):

@@ -145,6 +145,7 @@ def _header(lines: _Lines, name: str, delimiter: str) -> list[str]:
             place=f"{name}:1",
             received=", ".join(f"`{n}`" for n in twice) if twice and not error else error or "text that is not UTF-8",
             expected="one distinct name per column",
+            fix="write the names of the columns into the first line",
         )
     return names
 

@@ -96,12 +96,19 @@ def source_digest(path: Path) -> str:
         return total.hexdigest()
     files = source_files(path)
     if len(files) == 1:
-        return digest_file(files[0][0])
-    listing = "".join(f"{digest_file(file)}  {name}\n" for file, name in files)
+        return _digest(*files[0])
+    listing = "".join(f"{_digest(file, name)}  {name}\n" for file, name in files)
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
 # ───────────────────────────────────────────────────────────────────────────── files
+
+
+def _digest(file: Path, name: str) -> str:
+    try:
+        return digest_file(file)
+    except OSError as error:
+        raise _unreadable(error, name) from error
 
 
 def _every_row(path: Path) -> Iterator[Row | BadRow]:
@@ -127,9 +134,11 @@ def _file_rows(file: Path, name: str) -> Iterator[Row | BadRow]:
         with _opened(file) as stream:
             yield from read(_without_mark(stream, name), name)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(306, "The compressed file is damaged or cut off", place=name, received=str(error)) from None
+        raise DataError(
+            306, "The compressed file is damaged or cut off", place=name, received=str(error), fix="copy it again"
+        ) from None
     except OSError as error:
-        raise DataError(309, f"The file cannot be read: {error.strerror or error}", place=name) from error
+        raise _unreadable(error, name) from error
 
 
 def _opened(file: Path) -> io.BufferedReader:
@@ -184,7 +193,9 @@ def _parquet(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
                 yield _typed(record, f"{name}:{number}")
     except pyarrow.ArrowException as error:
         reason = str(error).partition("\n")[0][:120]
-        raise DataError(306, "The Parquet file is damaged", place=name, received=reason) from None
+        raise DataError(
+            306, "The Parquet file is damaged", place=name, received=reason, fix="copy or export it again"
+        ) from None
 
 
 def _parquet_rows(file: Path, name: str) -> Iterator[Row | BadRow]:
@@ -192,7 +203,16 @@ def _parquet_rows(file: Path, name: str) -> Iterator[Row | BadRow]:
         with file.open("rb") as stream:
             yield from _parquet(stream, name)
     except OSError as error:
-        raise DataError(309, f"The file cannot be read: {error.strerror or error}", place=name) from error
+        raise _unreadable(error, name) from error
+
+
+def _unreadable(error: OSError, name: str) -> DataError:
+    return DataError(
+        309,
+        f"The file cannot be read: {error.strerror or error}",
+        place=name,
+        fix="change its permissions, or copy it to where it can be read",
+    )
 
 
 def _hub(name: str) -> Iterator[Row | BadRow]:
@@ -249,6 +269,7 @@ def _reader(file: Path) -> Reader:
             place=_shown(file),
             received=file.suffix or "no ending",
             expected=f"{', '.join(READERS)}, also with .gz or .zst",
+            fix="export the rows as one of these",
         )
     return reader
 

@@ -159,6 +159,9 @@ class Encoder:
     def labelled(self, example: Labelled) -> Encoded:
         """Return a row for a task head: the text between the tokenizer's own special tokens, no supervised token.
 
+        One that is over max_length is cut even with truncation `drop`, since a question must get an answer; `encode`
+        leaves it out.
+
         Raises:
             RowError: `no-prompt-column`; DataError: E357.
         """
@@ -168,7 +171,8 @@ class Encoder:
         before, ids, after = self._fast.with_specials(text)
         room = max(self.max_length - len(before) - len(after), 0)
         cut = max(len(ids) - room, 0)
-        self._lengths.add(len(before) + len(ids) + len(after), cut, example.place)
+        dropped = bool(cut) and self.truncation == "drop"
+        self._lengths.add(len(before) + len(ids) + len(after), cut, example.place, dropped=dropped)
         if cut:
             if self.truncation == "error":
                 raise refusals.too_long(len(ids) + len(before) + len(after), self.max_length, example.place)
@@ -266,7 +270,9 @@ class Encoder:
             elif isinstance(example, Text):
                 yield from self.text(example)
             elif isinstance(example, Labelled):
-                yield self.labelled(example)
+                encoded = self.labelled(example)
+                if not (encoded.cut_tokens and self.truncation == "drop"):
+                    yield encoded
             else:
                 raise refusals.no_reply(type(example).__name__.lower(), example.place)
 

@@ -204,6 +204,11 @@ def _limits(given: EvaluationInput, run: Asked) -> list[str]:
     found = [
         "The intervals cover the choice of the measured rows, not the luck of one training seed.",
     ]
+    if given.split == "validation":
+        found.append(
+            "These are the validation rows: the checkpoint and the settings of the baselines were chosen on them, so "
+            "the figures are better than new rows would give."
+        )
     leaks = sum(p.id in given.leaking_ids for p in run.predictions)
     if leaks:
         found.append(f"{_rows(leaks)} an exact or near twin in train; figures without them stand beside.")

@@ -27,7 +27,8 @@ from torch.nn import functional as F
 
 NAME = "metier"
 SHORT_TOKENS = 224
-"""Rows up to this length attend in float32 where a CPU trains in bfloat16; `_widened` says why."""
+"""Rows up to this length attend in float32 where a CPU trains in bfloat16; `_prepared` says why."""
+ROUND_TOKENS = 64
 Lengths = tuple[tuple[int, ...], ...]
 
 _LAYOUT: ContextVar[Lengths | None] = ContextVar("metier_attention_layout", default=None)
@@ -179,42 +180,64 @@ def attend(
 
     softcap, sinks_H = kwargs.get("softcap"), kwargs.get("s_aux")
     explicit = softcap is not None or sinks_H is not None
+    lowered = _autocast_dtype(query)
+    flag = kwargs.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True) if flag is None else flag)
     if not explicit and not isinstance(attention_mask, Segments):
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
         if attention_mask is not None or kwargs.get("position_bias") is not None:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0], None
-        qkv = _widened(query, key, value)
-        return sdpa_attention_forward(module, *qkv, None, **options)[0].to(query.dtype), None
-    flag = kwargs.get("is_causal")
-    causal = bool(getattr(module, "is_causal", True) if flag is None else flag)
+        with torch.autocast(query.device.type, enabled=False):
+            prepared = _prepared(query, key, value, lowered, round_up=causal)
+            out_BTHD = sdpa_attention_forward(module, *prepared, None, **options)[0]
+        return out_BTHD[:, : query.shape[2]].to(query.dtype), None
 
     def piece(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         if explicit:
             return _explicit(q, k, v, mask, causal, scaling, dropout, softcap, sinks_H).transpose(1, 2)
-        out = F.scaled_dot_product_attention(
-            *_widened(q, k, v),
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=causal and mask is None and q.shape[2] > 1,
-            scale=scaling,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        return out.transpose(1, 2).to(q.dtype)
+        plain = causal and mask is None and q.shape[2] > 1
+        with torch.autocast(q.device.type, enabled=False):
+            out = F.scaled_dot_product_attention(
+                *_prepared(q, k, v, lowered, round_up=plain),
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=plain,
+                scale=scaling,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )
+        return out[:, :, : q.shape[2]].transpose(1, 2).to(q.dtype)
 
     if not isinstance(attention_mask, Segments):
         return piece(query, key, value, attention_mask), None
     return _by_segment(query, key, value, attention_mask, piece), None
 
 
-def _widened(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return float32 copies of short bfloat16 rows that a CPU will go backward through, else the tensors themselves.
+def _autocast_dtype(query: Tensor) -> torch.dtype:
+    """Return the precision in which attention would run here: autocast's where it is on, else the tensor's own."""
+    device = query.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
 
-    PyTorch's CPU kernel takes 1.9 to 3.3 times as long for forward and backward in bfloat16 as in float32, casts
-    included, at 32 to 170 positions; from 256 on bfloat16 is as fast or faster.
+
+def _prepared(
+    query: Tensor, key: Tensor, value: Tensor, dtype: torch.dtype, *, round_up: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the tensors in the precision, and where `round_up` allows at the length, that a CPU computes fastest.
+
+    A CPU that trains in bfloat16 takes 1.9 to 3.3 times as long for forward and backward of short rows as in float32,
+    casts included, at 32 to 170 positions; from 256 on bfloat16 is as fast or faster. Longer rows are filled up on the
+    right to a multiple of ROUND_TOKENS, which a causal row does not see: the kernel compiles matrix products for every
+    new length and keeps them, 2.4 MB per call with free lengths.
     """
-    slow = query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= SHORT_TOKENS
-    if slow and torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
-        return query.float(), key.float(), value.float()
+    if query.device.type != "cpu":
+        return query.to(dtype), key.to(dtype), value.to(dtype)
+    trains = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    if dtype == torch.bfloat16 and trains and query.shape[2] <= SHORT_TOKENS:
+        dtype = torch.float32
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    missing = -query.shape[2] % ROUND_TOKENS
+    whole = query.shape[2] == key.shape[2] > 1
+    if round_up and missing and whole and dtype == torch.bfloat16:
+        query, key, value = (F.pad(tensor, (0, 0, 0, missing)) for tensor in (query, key, value))
     return query, key, value
 
 

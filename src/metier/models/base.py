@@ -164,12 +164,14 @@ def _load_tokenizer(path: Path) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the readers of a dozen formats raise whatever they like
         raise MachineError(
-            405, "The tokenizer cannot be read", place=str(path), received=first_line(error), expected="tokenizer.json"
-        ) from error
+            405, "The tokenizer cannot be read", place=str(path), received=first_line(error), expected="tokenizer.json",
+            fix="copy the model again",
+        ) from error  # fmt: skip
     if not tokenizer.is_fast:
         raise MachineError(
             405, "The tokenizer has no tokenizer.json", place=str(path),
             received=type(tokenizer).__name__, expected="a fast tokenizer, whose tokens know their place in the text",
+            fix="convert it with transformers, or name another model.name_or_path",
         )  # fmt: skip
     return tokenizer
 

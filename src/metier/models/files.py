@@ -87,6 +87,7 @@ def inspect(path: Path) -> tuple[Any, Kind, str]:
                 place=str(path / file),
                 received="auto_map",
                 expected="an architecture that transformers itself knows",
+                fix="name another model.name_or_path",
             )
     _read_json(path / "config.json")
     weight_files(path)
@@ -98,6 +99,7 @@ def inspect(path: Path) -> tuple[Any, Kind, str]:
             "transformers cannot read the model's config.json",
             place=str(path / "config.json"),
             received=first_line(error),
+            fix="copy the model again, or name another one",
         ) from error
     return config, *_kind_of(config, path)
 
@@ -123,7 +125,9 @@ def weight_files(path: Path) -> list[Path]:
             expected="model.safetensors",
             fix="convert them once on a machine you can lose: load with transformers, save_pretrained",
         )
-    raise MachineError(405, "The directory has no weights", place=str(path), expected="model.safetensors")
+    raise MachineError(
+        405, "The directory has no weights", place=str(path), expected="model.safetensors", fix="copy the model again"
+    )
 
 
 def _kind_of(config: Any, path: Path) -> tuple[Kind, str]:
@@ -135,7 +139,7 @@ def _kind_of(config: Any, path: Path) -> tuple[Kind, str]:
     if getattr(config, "is_encoder_decoder", False):
         raise MachineError(
             405, "Encoder-decoder models are not supported", place=str(path), received=config.model_type,
-            expected="a decoder (causal language model) or an encoder",
+            expected="a decoder (causal language model) or an encoder", fix="name another model.name_or_path",
         )  # fmt: skip
     names = tuple(config.architectures or ())
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
@@ -151,12 +155,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MachineError(405, "The model directory has no such file", place=str(path)) from None
+        raise _again("The model directory has no such file", path) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise MachineError(405, "The file is not JSON", place=str(path), received=str(error)) from None
+        raise _again("The file is not JSON", path, str(error)) from None
     if not isinstance(value, dict):
-        raise MachineError(405, "The file is not a JSON object", place=str(path))
+        raise _again("The file is not a JSON object", path)
     return value
+
+
+def _again(what: str, path: Path, received: str = "") -> MachineError:
+    return MachineError(405, what, place=str(path), received=received, fix="copy the model again, or name another one")
 
 
 def first_line(error: Exception) -> str:

@@ -61,12 +61,12 @@ def save(folder: Path, policy: Policy, state: State, *, digests: dict[str, str],
         MachineError: E420–E422, the disk; the checkpoints before are untouched.
     """
     final = folder / f"step-{state.step:06d}"
-    if final.exists():
-        if not problems(final):
-            return final
-        shutil.rmtree(final)
+    if final.exists() and not problems(final):
+        return final
     temporary = folder / f".step-{state.step:06d}.tmp"
     with disk_errors(final):
+        if final.exists():
+            shutil.rmtree(final)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -108,10 +108,11 @@ def rotate(folder: Path, *, keep: int, best: str | None) -> list[str]:
     if not any(not problems(p) for p in present if p.name in kept):
         return []
     doomed = [p for p in present if p.name not in kept]
-    for path in doomed:
-        # COMPLETE.json goes first: a half-deleted checkpoint must not look whole.
-        (path / "COMPLETE.json").unlink(missing_ok=True)
-        shutil.rmtree(path)
+    with disk_errors(folder):
+        for path in doomed:
+            # COMPLETE.json goes first: a half-deleted checkpoint must not look whole.
+            (path / "COMPLETE.json").unlink(missing_ok=True)
+            shutil.rmtree(path)
     return [p.name for p in doomed]
 
 
@@ -122,7 +123,8 @@ def listing(folder: Path) -> list[Path]:
     """Return the checkpoint directories, oldest step first, whether they verify or not."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if re.fullmatch(r"step-\d{6,}", p.name) and p.is_dir())
+    found = [p for p in folder.iterdir() if re.fullmatch(r"step-\d{6,}", p.name) and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
 def problems(path: Path) -> list[str]:
@@ -174,6 +176,9 @@ def restore(path: Path, policy: Policy, state: State) -> dict[str, Any]:
     _restore_optimizer(state.optimizer, path / "optimizer.safetensors")
     for name in COUNTERS:
         setattr(state, name, saved[name])
+    planned = state.planned_micro_batch_tokens
+    if saved.get("planned_micro_batch_tokens", planned) != planned:
+        state.micro_batch_tokens = planned  # the recipe asks for another size than before: what was found is void
     return saved
 
 
@@ -183,6 +188,7 @@ def restore(path: Path, policy: Policy, state: State) -> dict[str, Any]:
 def _state(state: State, digests: dict[str, str], figures: dict[str, float]) -> dict[str, Any]:
     return {
         **{name: getattr(state, name) for name in COUNTERS},
+        "planned_micro_batch_tokens": state.planned_micro_batch_tokens,
         "digests": digests,
         "figures": figures,
         "versions": versions(),

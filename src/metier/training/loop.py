@@ -7,6 +7,7 @@ the step, and nothing else can drift.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import random
@@ -22,9 +23,13 @@ from metier.core.batch import Batch
 from metier.core.errors import DataError, MachineError
 from metier.core.recipe import Training
 from metier.data.batching import micro_batches, step_examples
+from metier.models.memory import trim_heap
 from metier.models.policy import Policy
 from metier.training.method import Method
 from metier.training.optim import clip, make_optimizer, schedule, set_learning_rate
+
+TRIM_STEPS = 10
+"""On a CPU, the heap's free pages go back to the system every so many steps."""
 
 Collate = Callable[[Sequence[int], list[list[int]]], Batch]
 """(positions of the step's examples, rows of indices into them) → Batch; made by training/feed.py."""
@@ -54,6 +59,7 @@ class State:
     slots: int = 0
     seconds: float = 0.0
     micro_batch_tokens: int = 0
+    planned_micro_batch_tokens: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -79,7 +85,8 @@ def start(policy: Policy, plan: Plan) -> State:
     optimizer = make_optimizer(
         policy.trained(), plan.training, peak=plan.peak_learning_rate, head_multiplier=plan.head_multiplier
     )
-    return State(optimizer, micro_batch_tokens=plan.micro_batch_tokens)
+    tokens = plan.micro_batch_tokens
+    return State(optimizer, micro_batch_tokens=tokens, planned_micro_batch_tokens=tokens)
 
 
 def train(
@@ -109,11 +116,13 @@ def train(
         norm = clip(trained, options.max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             state.optimizer.zero_grad(set_to_none=True)
-            raise _not_finite(policy, method, batches, state.step)
+            raise _not_finite(policy, method, positions.tolist(), collate, state.step)
         factor = rate(state.step)
         set_learning_rate(state.optimizer, plan.peak_learning_rate * factor)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
+        if policy.device.type == "cpu" and (state.step + 1) % TRIM_STEPS == 0:
+            trim_heap()
         seconds = time.perf_counter() - began
         info = StepInfo(
             step=state.step + 1,
@@ -196,6 +205,26 @@ def seed_everything(*parts: int) -> None:
     torch.manual_seed(value % 2**63)
 
 
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn an allocator's refusal outside of a micro-batch (loading, optimiser state, validation, saving) into E412.
+
+    Raises:
+        MachineError: E412.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise MachineError(
+            412,
+            "Memory ran out outside of a training step; the checkpoints before are untouched",
+            fix="a smaller training.micro_batch_tokens (metier runs resume takes it), adapter.kind=lora, or a smaller "
+            "model",
+        ) from error
+
+
 def _out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
@@ -203,11 +232,12 @@ def _out_of_memory(error: BaseException) -> bool:
     return "DefaultCPUAllocator: can't allocate memory" in text or "out of memory" in text
 
 
-def _not_finite(policy: Policy, method: Method, batches: list[Batch], step: int) -> DataError:
+def _not_finite(policy: Policy, method: Method, positions: list[int], collate: Collate, step: int) -> DataError:
     """Find the rows whose loss is not finite, one example at a time, so that the error can name them."""
     guilty: list[str] = []
     with torch.no_grad(), policy.computing():
-        for batch in batches:
+        for index in range(len(positions)):
+            batch = collate(positions, [[index]])
             if not all(math.isfinite(float(t.total)) for t in method.loss(policy, batch)):
                 guilty.extend(batch.example_ids)
     where = f"rows {', '.join(guilty[:8])}" + (f" and {len(guilty) - 8} more" if len(guilty) > 8 else "")

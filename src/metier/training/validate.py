@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from metier.core.errors import DataError
 from metier.models.policy import Policy
 from metier.training.feed import Feed
 from metier.training.method import Method
 
 
 def validate(policy: Policy, method: Method, feed: Feed, *, budget_tokens: int, packing: bool) -> dict[str, float]:
-    """Return the mean of each of the method's measures over the feed, in evaluation mode, without a gradient."""
+    """Return the mean of each of the method's measures over the feed, in evaluation mode, without a gradient.
+
+    Raises:
+        DataError: E371, a figure is not finite: such weights are never saved or called the best. Names the rows.
+    """
     policy.eval()
     sums: dict[str, float] = {}
     weight = 0.0
     with torch.no_grad(), policy.computing():
         for batch in feed.batches(budget_tokens=budget_tokens, packing=packing):
             for name, value in method.measure(policy, batch).items():
+                if not math.isfinite(value):
+                    raise _not_finite(name, batch.example_ids)
                 sums[name] = sums.get(name, 0.0) + value
             weight += batch.weights[method.weight_key]
     return {name: value / weight for name, value in sums.items()} if weight else {}
@@ -79,4 +87,14 @@ def overfitting(train_losses: Sequence[tuple[int, float]], validation_losses: Se
     return (
         f"after step {best_step} validation loss rose by {rise:.1%} while training loss went on falling; "
         "the checkpoint of the best evaluation is the one kept"
+    )
+
+
+def _not_finite(name: str, rows: Sequence[str]) -> DataError:
+    more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+    return DataError(
+        371,
+        f"The {name.replace('_', ' ')} on validation is not finite; the checkpoints before are untouched",
+        received=f"rows {', '.join(rows[:8])}{more}",
+        fix="a lower training.learning_rate, or metier data preview of these rows; then metier runs resume",
     )

@@ -128,6 +128,16 @@ def test_a_kill_ends_it_at_once_and_is_written_down(tmp_path: Path, script: Path
     until(lambda: not Path(f"/proc/{pid}").exists() if Path("/proc").exists() else True)
 
 
+def test_a_kill_that_comes_too_late_leaves_a_done_run_done(
+    tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(tmp_path)
+    run.update(state="done")
+    monkeypatch.setattr(Run, "pid", lambda self: 2**22 + 1)  # it ended between the look and the signal
+    jobs.kill(run)
+    assert run.status()["state"] == "done"
+
+
 def test_nothing_to_stop(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="E253"):
         jobs.stop(make(tmp_path))

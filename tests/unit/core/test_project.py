@@ -74,6 +74,9 @@ def test_runs_are_numbered_and_two_starters_never_share_one(project: Project) ->
     for thread in threads:
         thread.join()
     assert sorted(int(p.name[:4]) for p in made) == list(range(1, 21))
+    assert project.run_dirs() == [], "none of them has a status yet: whoever lists runs must not meet them"
+    for folder in made:
+        write_json(folder / "status.json", {"state": "created"})
     assert [p.name for p in project.run_dirs()] == sorted(p.name for p in made)
     assert not list(project.runs_dir.glob(".*"))
 
@@ -95,10 +98,11 @@ def test_a_claim_left_by_a_dead_process_is_passed(project: Project) -> None:
 
 def test_a_run_is_found_by_number_name_path_and_last(project: Project) -> None:
     first, second = project.new_run_dir("sft", "x"), project.new_run_dir("sft", "x")
+    for folder in (first, second):
+        write_json(folder / "status.json", {})
     for ref in ("1", "0001", "run:1", first.name):
         assert project.run_dir(ref) == first
     assert project.run_dir("last") == second
-    write_json(first / "status.json", {})
     assert project.run_dir(str(first)) == first
 
 

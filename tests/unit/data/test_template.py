@@ -416,6 +416,14 @@ def test_drop_and_error_do_what_they_say() -> None:
     assert caught.value.place == "r:2"
 
 
+def test_drop_leaves_long_rows_of_a_task_head_out_of_training_and_still_answers_them() -> None:
+    long = Labelled(text="The quick brown fox jumps over the lazy dog " * 9, target="b", place="r:2")
+    enc = encoder(CHATML, max_length=20, truncation="drop")
+    assert [e.target for e in enc.encode([long, Labelled(text="Hi", target="a")], head=True)] == ["a"]
+    assert enc.report.dropped_places == ("r:2",) and enc.report.cut_rows == 0
+    assert enc.labelled(long).cut_tokens > 0
+
+
 def test_the_report_speaks_of_lengths_before_truncation() -> None:
     enc = encoder(CHATML, max_length=20)
     items = list(enc.encode([talk("a", "b"), talk("a", "b " * 50)]))

@@ -207,6 +207,13 @@ def test_without_validation_the_choice_is_made_on_the_measured_rows_and_said() -
     assert any("no validation split" in limit for limit in report.limits)
 
 
+def test_figures_on_the_rows_that_chose_the_checkpoint_say_so() -> None:
+    rows = labelled(240)
+    asked = policy(HeadSpec(num_outputs=3, labels=LABELS))
+    said = [any("the validation rows" in x for x in ask(asked, rows, split=s).limits) for s in ("validation", "test")]
+    assert said == [True, False]
+
+
 def test_a_base_without_a_chat_template_is_measured_without_zero_shot() -> None:
     words = tokenizer()
     bare, words.chat_template = words.chat_template, None

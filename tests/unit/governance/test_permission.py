@@ -74,3 +74,10 @@ def test_a_gate_that_does_not_exist_is_an_error(gates: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as error:
         gate("parity", recipe(None), {"gates": gates})
     assert error.value.code == "E266"
+
+
+def test_a_test_source_may_be_for_evaluation_alone() -> None:
+    source = {"path": "a.csv", "permission": {**FULL, "purpose": ["evaluation"]}}
+    check(Recipe.build({"name": "x", "data": {"sources": [{**source, "split": "test"}]}}), {})
+    with pytest.raises(PermissionDenied, match="E602"):
+        check(Recipe.build({"name": "x", "data": {"sources": [{**source, "split": "train"}]}}), {})

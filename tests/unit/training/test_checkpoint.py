@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from contract.test_methods import parts, run
 
+from contract.test_methods import parts, run
 from metier.core.errors import MachineError
 from metier.training import checkpoint
 
@@ -95,3 +95,26 @@ def test_complete_lists_every_file_with_its_digest(trained) -> None:  # type: ig
     there = {p.name for p in (folder / "step-000003").iterdir()} - {"COMPLETE.json"}
     assert {f["path"] for f in listed} == there
     assert {"optimizer.safetensors", "state.json"} < there
+
+
+def test_the_newest_of_a_very_long_run_is_the_one_with_the_largest_step(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, policy, state = trained
+    for step in (999_999, 1_000_000):
+        state.step = step
+        checkpoint.save(folder, policy, state, digests={}, figures={})
+    newest, _ = checkpoint.newest(folder)
+    assert newest is not None and newest.name == "step-1000000"
+
+
+@pytest.mark.parametrize(("planned", "expected"), [(4096, 512), (256, 256), (8192, 8192)])
+def test_a_resume_keeps_the_micro_batch_found_to_fit_unless_the_recipe_asks_for_another(
+    trained,
+    planned: int,
+    expected: int,  # type: ignore[no-untyped-def]
+) -> None:
+    folder, policy, state = trained
+    state.step, state.micro_batch_tokens = 4, 512  # halved from 4096 when memory ran out
+    path = checkpoint.save(folder, policy, state, digests={}, figures={})
+    state.micro_batch_tokens = state.planned_micro_batch_tokens = planned
+    checkpoint.restore(path, policy, state)
+    assert state.micro_batch_tokens == expected

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from metier.training.validate import Watch, overfitting
+from contract.test_methods import parts
+from metier.core.errors import DataError
+from metier.training.validate import Watch, overfitting, validate
+
+
+def test_a_figure_that_is_not_finite_is_an_error_that_names_rows_and_never_the_best() -> None:
+    method, feed, policy = parts("sft", "lora", {"r": 2})
+    with torch.no_grad():
+        next(iter(policy.trained().values())).fill_(float("nan"))
+    with pytest.raises(DataError, match="E371") as error:
+        validate(policy, method, feed, budget_tokens=512, packing=False)
+    assert any(item.example_id in error.value.received for item in feed.items)
 
 
 def test_loss_falls_and_accuracy_rises() -> None:

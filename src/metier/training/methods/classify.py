@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from metier.core import catalog
+from metier.core.errors import ConfigError
 from metier.core.types import Example
 from metier.training.method import Facts, Term
 
@@ -49,11 +50,30 @@ class Options(catalog.Options):
 
 
 def head(options: Options, facts: Facts) -> HeadSpec:
-    """Return the head: one output per label, or a single one for regression."""
+    """Return the head: one output per label, or a single one for regression.
+
+    Raises:
+        ConfigError: E268, a dataset version that was prepared for another problem type; E269, an option without use.
+    """
     from metier.models.heads import HeadSpec
 
     inferred = facts.problem_type or "single_label"
     problem_type = inferred if options.problem_type == "auto" else options.problem_type
+    if facts.problem_type is not None and problem_type != facts.problem_type:
+        raise ConfigError(
+            268,
+            "The rows' labels are of another kind than method.problem_type",
+            received=facts.problem_type,
+            expected=problem_type,
+            fix="prepare them again from data.sources, or method.problem_type=auto",
+        )
+    if options.label_smoothing and problem_type != "single_label":
+        raise ConfigError(
+            269,
+            "`method.label_smoothing` has no use where a row has several labels or a number",
+            received=problem_type,
+            fix="method.label_smoothing=0",
+        )
     return HeadSpec(
         num_outputs=1 if problem_type == "regression" else len(facts.labels),
         pooling=options.pooling,

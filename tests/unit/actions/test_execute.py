@@ -1,0 +1,186 @@
+"""What a kill or a late signal may leave behind, and what happens before anything slow starts."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from contract.test_methods import examples, parts
+from metier.actions import compose, execute, models, train
+from metier.core import jobs
+from metier.core.errors import ConfigError, MachineError
+from metier.core.project import Project, read_json, write_json
+from metier.core.recipe import Recipe, Training
+from metier.core.run import Run
+from metier.training import checkpoint, loop
+from metier.training.method import Facts, Method
+from metier.training.validate import Watch
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    project = Project.create(tmp_path, "p")
+    return Run.create(project.new_run_dir("sft", "x"))
+
+
+def saved(run: Run, step: int) -> None:
+    folder = run.checkpoints_dir / f"step-{step:06d}"
+    folder.mkdir(parents=True)
+    write_json(folder / "state.json", {"step": step, "figures": {"loss": 1 / step}})
+    checkpoint.seal(folder)
+
+
+def watched(*seen: tuple[int, float], validation: int = 1) -> Any:
+    watch = Watch("loss", 3)
+    for step, loss in seen:
+        watch.see(step, {"loss": loss})
+    return SimpleNamespace(validation=[0] * validation, watch=watch)
+
+
+def test_a_kill_between_the_best_save_and_best_json_is_made_good(run: Run) -> None:
+    for step in (2, 4):
+        saved(run, step)
+    write_json(run.dir / "best.json", {"checkpoint": "step-000002", "step": 2})
+    execute._catch_up(run, watched((2, 0.5), (4, 0.25)), 4)
+    best = read_json(run.dir / "best.json")
+    assert (best["checkpoint"], best["step"], best["figures"], best["chosen_by"]) == (
+        "step-000004", 4, {"loss": 0.25}, "loss",
+    )  # fmt: skip
+
+
+def test_without_validation_the_newest_save_is_the_chosen_one(run: Run) -> None:
+    saved(run, 7)
+    execute._catch_up(run, watched(validation=0), 7)
+    assert read_json(run.dir / "best.json")["checkpoint"] == "step-000007"
+
+
+def test_a_best_checkpoint_that_does_not_verify_is_never_named(run: Run) -> None:
+    saved(run, 2)
+    saved(run, 4)
+    (run.checkpoints_dir / "step-000004" / "state.json").write_text("{}")
+    write_json(run.dir / "best.json", {"checkpoint": "step-000002", "step": 2})
+    execute._catch_up(run, watched((2, 0.5), (4, 0.25)), 4)
+    assert read_json(run.dir / "best.json")["checkpoint"] == "step-000002"
+
+
+class Asked:
+    """A request to stop that came after the last step had looked."""
+
+    signal: int | None = signal.SIGTERM
+    deferred = False
+
+    def now(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_signal_after_the_last_step_still_stops_the_run(run: Run) -> None:
+    method, feed, policy = parts("sft", "lora", {"r": 2})
+    plan = loop.Plan(steps=0, peak_learning_rate=1e-3, warmup_steps=0, micro_batch_tokens=64, training=Training())
+    given: Any = SimpleNamespace(policy=policy, method=method, train=feed, plan=plan, watch=Watch("loss", 0))
+    with pytest.raises(KeyboardInterrupt):
+        execute._train(run, given, Asked())
+
+
+def test_a_lost_worker_is_not_told_with_the_error_of_an_earlier_start(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.event("error", code="E320", what="an old story")
+    run.update(state="running")
+    monkeypatch.setattr(jobs, "watch", lambda run: [])
+    with pytest.raises(MachineError, match="E454"):
+        train.wait(run)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"objective": {"targets": {"acuracy": ">= 0.9"}}},
+        {"objective": {"targets": {"gain_over_base.acuracy": ">= 0.9"}}},
+        {"evaluation": {"metrics": ["rogue"]}},
+    ],
+)
+def test_a_misspelt_metric_or_target_is_refused_before_training(more: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="E210"):
+        train.check_kinds(Recipe.build({"name": "x", **more}))
+    train.check_kinds(Recipe.build({"name": "x", "objective": {"targets": {"gain_over_base.accuracy": ">= 0.1"}}}))
+
+
+def test_an_execution_key_wins_over_what_an_earlier_start_chose() -> None:
+    pinned = {"device": "cuda", "threads": "8", "dtype": "float32"}
+    assert compose._choices(Recipe.build({"name": "x"}), pinned) == pinned
+    changed = Recipe.build({"name": "x", "model": {"device": "cpu"}, "training": {"num_threads": 2}})
+    assert compose._choices(changed, pinned) == {"threads": "2", "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "figure"), [("single_label", "accuracy"), ("multi_label", "loss"), ("regression", "loss")]
+)
+def test_several_labels_and_numbers_are_chosen_by_their_loss(problem_type: Any, figure: str) -> None:
+    facts = Facts(() if problem_type == "regression" else ("a", "b"), problem_type)
+    assert compose._deciding(Method.of("classify", {}, facts)) == figure
+
+
+def test_rows_of_another_problem_type_than_the_method_asks_for_are_refused() -> None:
+    with pytest.raises(ConfigError, match="E268"):
+        Method.of("classify", {"problem_type": "regression"}, Facts(("a", "b"), "single_label")).head()
+
+
+def test_smoothing_without_use_is_refused() -> None:
+    assert Method.of("classify", {"label_smoothing": 0.1}, Facts(("a", "b"), "single_label")).head()
+    with pytest.raises(ConfigError, match="E269"):
+        Method.of("classify", {"label_smoothing": 0.1}, Facts(("a", "b"), "multi_label")).head()
+
+
+def test_a_kill_between_a_token_table_and_its_report_hides_no_cut_row(tmp_path: Path) -> None:
+    project = Project.create(tmp_path, "p")
+    method, _, policy = parts("sft", "lora", {"r": 2})
+    policy.encoder.max_length = 36
+    rows = examples("sft")
+    dataset: Any = SimpleNamespace(digest="d", count=lambda split: len(rows), examples=lambda split: rows)
+    _, first = compose._feed("train", project, dataset, method, policy.encoder, None)
+    assert first.cut_rows
+    for report in (project.cache_dir / "tokens").glob("*.json"):
+        report.unlink()
+    method, _, policy = parts("sft", "lora", {"r": 2})
+    policy.encoder.max_length = 36
+    _, again = compose._feed("train", project, dataset, method, policy.encoder, None)
+    assert again.cut_rows == first.cut_rows
+
+
+def test_the_prompt_travels_with_an_export() -> None:
+    made = models._prompt_file(Recipe.build({"name": "x", "data": {"prompt": {"user": "Sum up:\\n{text}"}}}))
+    assert '"user": "Sum up:' in made["prompt.json"] and "system" not in made["prompt.json"]
+    assert models._prompt_file(Recipe.build({"name": "x"})) == {}
+
+
+def test_memory_that_runs_out_outside_of_a_step_is_no_bug() -> None:
+    with pytest.raises(MachineError, match="E412"), loop.memory_errors():
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+    with pytest.raises(RuntimeError, match="shapes"), loop.memory_errors():
+        raise RuntimeError("shapes do not match")
+
+
+def test_a_run_keeps_its_chat_template_when_the_file_is_edited(tmp_path: Path) -> None:
+    project = Project.create(tmp_path, "p")
+    (tmp_path / "own.jinja").write_text("{{ messages }}")
+    written = Recipe.build({"name": "x", "model": {"chat_template": "own.jinja"}})
+    made = train.create(written, project)
+    (tmp_path / "own.jinja").unlink()
+    resolved = Recipe.read(made.dir / "recipe.resolved.yaml")
+    assert compose.chat_template(resolved, project) == "{{ messages }}"
+    assert Recipe.read(made.dir / "recipe.yaml").model.chat_template == "own.jinja"
+
+
+def test_a_resume_keeps_the_first_reason_of_a_choice_and_not_of_a_changed_one() -> None:
+    base = SimpleNamespace(choices={"dtype": "float32", "device": "cpu"})
+    given: Any = SimpleNamespace(base=base, choices={"dtype": "float32 because the run began with it", "device": "new"})
+    before = {
+        "pinned": {"dtype": "float32", "device": "cuda"},
+        "choices": {"dtype": "float32 because a probe ran faster", "device": "cuda because it is there"},
+    }
+    compose.remember(given, before)
+    assert given.choices == {"dtype": "float32 because a probe ran faster", "device": "new"}
