@@ -16,6 +16,7 @@ import csv
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def write_corpus(project: Path, data: Path, megabytes: float, seed: int) -> None
     _write(folder / "validation.jsonl", [{"text": text, "source": "gutenberg/valid"} for text in held_out])
     _write(folder / "chat.jsonl", list(chat(data)))
     for name, texts in parts.items():
-        print(f"{name:12} {len(texts):6} texts {sum(map(len, texts)) / 1e6:7.1f} M characters")
+        sys.stdout.write(f"{name:12} {len(texts):6} texts {sum(map(len, texts)) / 1e6:7.1f} M characters\n")
 
 
 def gutenberg(data: Path, split: str) -> Iterator[str]:
@@ -237,7 +238,7 @@ def write_start(project: Path, seed: int) -> None:
     )
     model.save_pretrained(project / "start")
     fast.save_pretrained(project / "start")
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters in {project / 'start'}")
+    sys.stdout.write(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters in {project / 'start'}\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import chat_rows, labelled_rows, llama, tokenizer
 
 from metier.core.catalog import catalog
 from metier.core.recipe import Prompt, Training
@@ -17,6 +16,7 @@ from metier.training import loop
 from metier.training.feed import Feed
 from metier.training.method import Facts, Method
 from metier.training.validate import validate
+from tiny import chat_rows, labelled_rows, llama, tokenizer
 
 METHODS = catalog("methods").names()
 LABELS = ("card", "pain", "rate")
@@ -44,11 +44,19 @@ def parts(kind: str, adapter: str = "full", adapter_options: dict | None = None,
     return method, feed, policy
 
 
-def run(method, feed, policy, *, steps: int = 6, tokens: int = 4096, packing: bool = False, rate: float = 5e-3, size: int = 8):  # type: ignore[no-untyped-def]
+def run(
+    method,
+    feed,
+    policy,
+    *,
+    steps: int = 6,
+    tokens: int = 4096,
+    packing: bool = False,
+    rate: float = 5e-3,
+    size: int = 8,
+):  # type: ignore[no-untyped-def]
     training = Training(batch_size=size, packing=packing, max_grad_norm=0.0, lr_scheduler_type="constant")
-    plan = loop.Plan(
-        steps=steps, peak_learning_rate=rate, warmup_steps=0, micro_batch_tokens=tokens, training=training
-    )
+    plan = loop.Plan(steps=steps, peak_learning_rate=rate, warmup_steps=0, micro_batch_tokens=tokens, training=training)
     state = loop.start(policy, plan)
     infos = list(loop.train(policy, method, lengths=feed.lengths, collate=feed.collate, plan=plan, state=state))
     return infos, state

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contract.test_methods import parts
 
+from contract.test_methods import parts
 from metier.core.errors import DataError, MachineError
 from metier.core.recipe import Training
 from metier.training import loop
@@ -16,9 +16,7 @@ def steps_of(method, feed, policy, **changes):  # type: ignore[no-untyped-def]
     training = Training(batch_size=8, packing=False, **changes)
     plan = loop.Plan(steps=4, peak_learning_rate=3e-3, warmup_steps=0, micro_batch_tokens=4096, training=training)
     state = loop.start(policy, plan)
-    return state, loop.train(
-        policy, method, lengths=feed.lengths, collate=feed.collate, plan=plan, state=state
-    )
+    return state, loop.train(policy, method, lengths=feed.lengths, collate=feed.collate, plan=plan, state=state)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_rows() -> None:
@@ -46,7 +44,9 @@ class Hungry:
 
     def loss(self, policy, batch):  # type: ignore[no-untyped-def]
         if batch.num_slots > self.limit:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried")
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried"
+            )
         return self.method.loss(policy, batch)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from contract.test_methods import parts
 
+from contract.test_methods import parts
 from metier.core.recipe import Training
 from metier.training import checkpoint, loop
 
@@ -58,7 +58,9 @@ def advance(kind, adapter, options, packing, folder: Path | None, stop_at: int, 
 
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("kind,adapter,options", CASES)
-def test_an_interrupted_run_ends_in_the_same_bits(kind: str, adapter: str, options: dict, packing: bool, tmp_path: Path) -> None:  # type: ignore[type-arg]
+def test_an_interrupted_run_ends_in_the_same_bits(
+    kind: str, adapter: str, options: dict, packing: bool, tmp_path: Path
+) -> None:  # type: ignore[type-arg]
     unbroken, whole, losses = advance(kind, adapter, options, packing, None, 9, False)
     _, _, first = advance(kind, adapter, options, packing, tmp_path, 4, False)
     resumed, state, second = advance(kind, adapter, options, packing, tmp_path, 9, True)

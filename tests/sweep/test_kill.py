@@ -245,7 +245,7 @@ def test_killed_at_any_point_it_ends_in_the_same_bits(
         expected, seconds = unbroken(case)
         run = actions.start(new_run(project, case))
         given = 0
-        for _ in range(min(3, KILLS - sum(kills.values()))):
+        for _ in range(min(max(1, min(3, KILLS // 8)), KILLS - sum(kills.values()))):
             wait_for_a_moment(run, draw, seconds)
             if not kill(run):
                 finish(run)
@@ -355,7 +355,7 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(
     damage: Callable[[Path, random.Random], None],
 ) -> None:
     expected, _ = unbroken("full")
-    draw = random.Random(SEED + 2)
+    draw = random.Random(f"{SEED} {damage.__name__}")
     stopped = actions.start(new_run(project, "full"))
     until(lambda: sum(1 for _ in stopped.events("checkpoint")) >= 4 or not stopped.held())
     os.kill(stopped.pid() or 0, signal.SIGTERM)

@@ -132,7 +132,11 @@ def compose(
         validation=validation,
         lengths=lengths,
         plan=plan,
-        watch=Watch(_deciding(method), recipe.training.early_stopping_patience),
+        watch=Watch(
+            _deciding(method),
+            recipe.training.early_stopping_patience,
+            first_step=math.ceil(len(train) / recipe.training.batch_size),
+        ),
         every_steps=every_steps,
         save_steps=every_steps if save == "auto" else save,
         choices={**base.reasons, **choices},

@@ -95,7 +95,6 @@ def _train(run: Run, parts: Parts, stop: Stop) -> None:
         state=state,
     )
     stop.deferred = True
-    budget = parts.plan.micro_batch_tokens
     while state.step < parts.plan.steps and not parts.watch.done:
         info = next(steps)
         _tell(run, parts, state, info)
@@ -107,7 +106,7 @@ def _train(run: Run, parts: Parts, stop: Stop) -> None:
                 parts.policy,
                 parts.method,
                 parts.validation,
-                budget_tokens=budget,
+                budget_tokens=state.micro_batch_tokens,
                 packing=parts.recipe.training.packing,
             )
             best = parts.watch.see(info.step, figures)

@@ -17,7 +17,7 @@ from metier.core.recipe import Recipe
 from metier.core.types import Labelled, Message
 from metier.data.prompt import ask
 from metier.evaluation import card
-from metier.evaluation.predict import predict_head
+from metier.evaluation.predict import predict_head, predict_label_likelihood
 from metier.evaluation.result import Report
 from metier.governance.permission import gate
 from metier.models.export import export as write_export
@@ -34,15 +34,16 @@ def predict(
         inputs: texts, or objects with the columns of the recipe's rows (or `messages`).
 
     Returns:
-        For a task head `output` (the label) with `confidence` and `probabilities`; else `output` (the reply) with
-        `finish` (`stop` or `length`) and `num_tokens`.
+        For a task head, and for a classifier that writes its labels, `output` (the label) with `confidence` and
+        `probabilities`; else `output` (the reply) with `finish` (`stop` or `length`) and `num_tokens`.
 
     Raises:
         DataError: E363, an object without a usable column.
     """
     parts, _ = loaded(project, ref)
     rows = [_fields(value, index) for index, value in enumerate(inputs)]
-    if parts.policy.head is not None:
+    generative_labels = parts.recipe.objective.task == "classify" and parts.method.facts.problem_type == "single_label"
+    if parts.policy.head is not None or generative_labels:
         return _labels(parts, rows)
     prompts = [parts.encoder.prompt(_messages(parts, row, i)) for i, row in enumerate(rows)]
     completions = parts.policy.generate(prompts, max_new_tokens=max_new_tokens)
@@ -136,23 +137,26 @@ def _fields(value: str | dict[str, Any], index: int) -> dict[str, Any]:
 
 
 def _labels(parts: Parts, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    assert parts.policy.head is not None
-    targets: Any = parts.method.facts.labels[0] if parts.method.facts.labels else 0.0
+    """Answer as the report measured it: by the head, or by the label whose text is the likeliest reply."""
+    labels, head = parts.method.facts.labels, parts.policy.head
+    # The encoder wants a target; nothing looks at it.
+    target: Any = labels[0] if labels else 0.0
     examples = []
     for index, row in enumerate(rows):
         if "text" not in row:
             raise DataError(363, "An input has no column `text`", place=f"input {index + 1}", received=", ".join(row))
-        # The encoder wants a target; the head does not see it.
-        examples.append(Labelled(text=str(row["text"]), target=targets, id=str(index), meta=row))
-    found = []
-    for prediction in predict_head(
-        parts.policy, examples, labels=parts.method.facts.labels, problem_type=parts.policy.head.problem_type
-    ):
+        examples.append(Labelled(text=str(row["text"]), target=target, id=str(index), meta=row))
+    if head is not None:
+        found = predict_head(parts.policy, examples, labels=labels, problem_type=head.problem_type)
+    else:
+        found = predict_label_likelihood(parts.policy, examples, labels=labels)
+    answers = []
+    for prediction in found:
         answer: dict[str, Any] = {"output": prediction.output, "confidence": prediction.confidence}
         if prediction.label_probs:
             answer["probabilities"] = {k: float(np.round(v, 6)) for k, v in prediction.label_probs.items()}
-        found.append(answer)
-    return found
+        answers.append(answer)
+    return answers
 
 
 def _messages(parts: Parts, row: dict[str, Any], index: int) -> tuple[Message, ...]:

@@ -24,7 +24,6 @@ def training_summary(parts: Parts, run: Run) -> TrainingSummary:
     train_seconds = sum(float(e["seconds"]) for e in taken)
     status = run.status()
     plan = read_json(run.dir / "plan.json") if (run.dir / "plan.json").exists() else {}
-    seconds = float(status.get("seconds", train_seconds))
     peak = int(status.get("peak_memory_bytes", 0))
     best = read_json(run.dir / "best.json") if (run.dir / "best.json").exists() else {}
     validation = [
@@ -55,7 +54,7 @@ def training_summary(parts: Parts, run: Run) -> TrainingSummary:
         curve=_thinned(taken),
         validation_curve=validation,
         estimate={k: float(plan[k]) for k in ("seconds", "memory_bytes", "disk_bytes") if k in plan},
-        actual={"seconds": seconds, "memory_bytes": float(peak), "disk_bytes": float(disk_bytes(run))},
+        actual={"seconds": train_seconds, "memory_bytes": float(peak), "disk_bytes": float(disk_bytes(run))},
         choices=parts.choices,
     )
 

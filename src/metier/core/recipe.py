@@ -168,7 +168,7 @@ class Training(Section):
     """The optimiser steps."""
 
     num_train_epochs: float = key(3.0, "Passes over the training split.", gt=0)
-    max_steps: Count | None = key(None, "Stop after so many optimiser steps, whatever num_train_epochs says.")
+    max_steps: Count | None = key(None, "At most so many optimiser steps, where num_train_epochs would take more.")
     learning_rate: Positive | Auto = key("auto", "Peak learning rate; `auto` follows method, adapter and model size.")
     lr_scheduler_type: Literal["cosine", "linear", "constant", "wsd"] = key(
         "cosine", "Shape after warm-up; `wsd` is constant with a linear decay over the last fifth."

@@ -239,7 +239,7 @@ def _previous(recipe: Recipe, project: Project) -> Previous | None:
     if latest is None:
         return None
     options = recipe.data.split.model_dump(mode="json")
-    if any(latest.manifest["split"].get(key) != options[key] for key in ("near_duplicates", "group_by", "seed")):
+    if any(latest.manifest["split"].get(key) != value for key, value in options.items()):
         return None
     by_id: dict[str, Split] = {}
     by_key: dict[str, Split] = {}

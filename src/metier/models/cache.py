@@ -99,7 +99,7 @@ def prefill(model: Any, rows: Sequence[Ids], *, pad_id: int) -> tuple[Any, torch
     """
     device = model.get_input_embeddings().weight.device
     cache: Any = DynamicCache(config=model.config)
-    distinct = sorted({tuple(row) for row in rows}, key=len)
+    distinct = list(dict.fromkeys(tuple(row) for row in rows))  # in the order of the rows, which the cache keeps
     prefix = shared_prefix(distinct)
     if prefix:
         _feed(model, torch.tensor([prefix], device=device), cache)

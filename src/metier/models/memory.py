@@ -189,9 +189,7 @@ def _live_peak(base: Base, own: Mapping[int, Any], trained: list[Any], rows: int
     window = context_window(base.model) or length
     positions_BT = (torch.arange(length) % window).expand(rows, length)
     with live, attention.layout(segments), torch.autocast("cpu", torch.bfloat16, enabled=casts):
-        hidden_BTD = attention.last_hidden(
-            base.model, tokens_BT, attention_mask=None, position_ids=positions_BT
-        )
+        hidden_BTD = attention.last_hidden(base.model, tokens_BT, attention_mask=None, position_ids=positions_BT)
         if hidden_BTD.requires_grad:
             torch.autograd.backward(hidden_BTD, torch.ones_like(hidden_BTD))
     return live.peak

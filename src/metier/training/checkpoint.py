@@ -133,18 +133,19 @@ def problems(path: Path) -> list[str]:
     if not complete.is_file():
         return ["COMPLETE.json is missing: the save did not finish"]
     try:
-        files = json.loads(complete.read_text(encoding="utf-8"))["files"]
+        listed = json.loads(complete.read_text(encoding="utf-8"))["files"]
+        files = [(str(entry["path"]), int(entry["bytes"]), str(entry["sha256"])) for entry in listed]
     except (ValueError, KeyError, TypeError):
         return ["COMPLETE.json cannot be read"]
     found = []
-    for entry in files:
-        file = path / entry["path"]
-        if not file.is_file():
-            found.append(f"{entry['path']} is missing")
-        elif file.stat().st_size != entry["bytes"]:
-            found.append(f"{entry['path']} has {file.stat().st_size} bytes instead of {entry['bytes']}")
-        elif digest_file(file) != entry["sha256"]:
-            found.append(f"{entry['path']} was altered: its SHA-256 differs")
+    for name, size, digest in files:
+        file = path / name
+        if "\0" in name or not file.is_file():
+            found.append(f"{name!r} is missing")
+        elif file.stat().st_size != size:
+            found.append(f"{name} has {file.stat().st_size} bytes instead of {size}")
+        elif digest_file(file) != digest:
+            found.append(f"{name} was altered: its SHA-256 differs")
     return found
 
 

@@ -40,10 +40,13 @@ class Watch:
     Args:
         metric: which figure of the evaluation decides; `loss` falls, everything else rises.
         patience: evaluations without improvement before `done` is True; 0 = never.
+        first_step: no stop before this step: a model that has not seen every row once has not been given its chance.
     """
 
     metric: str
     patience: int
+    first_step: int = 0
+    last_step: int = 0
     best_step: int = 0
     best_value: float | None = None
     since_best: int = 0
@@ -51,6 +54,7 @@ class Watch:
     def see(self, step: int, figures: dict[str, float]) -> bool:
         """Record an evaluation; return whether it is the best so far."""
         value = figures[self.metric]
+        self.last_step = step
         better = self.best_value is None or (
             value < self.best_value if self.metric in ("loss", "absolute_error") else value > self.best_value
         )
@@ -63,7 +67,7 @@ class Watch:
     @property
     def done(self) -> bool:
         """Whether patience has run out."""
-        return self.patience > 0 and self.since_best >= self.patience
+        return self.patience > 0 and self.since_best >= self.patience and self.last_step >= self.first_step
 
 
 def overfitting(train_losses: Sequence[tuple[int, float]], validation_losses: Sequence[tuple[int, float]]) -> str:

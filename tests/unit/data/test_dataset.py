@@ -170,6 +170,17 @@ def test_rows_stay_where_they_were_when_rows_are_added(project: Project) -> None
     assert fresh.manifest["parents"] == []
 
 
+@pytest.mark.parametrize("other", [{"test": 0.3}, {"validation": 0.3}])
+def test_another_share_divides_the_same_rows_anew(project: Project, other: dict[str, float]) -> None:
+    path = write(project, "a.jsonl", labelled(200))
+    first = build(recipe(path), project)
+    second = build(recipe(path, split=other), project)
+    (split,) = other
+    assert second.count(split) == pytest.approx(60, abs=5)  # type: ignore[arg-type]
+    assert second.count(split) > first.count(split)  # type: ignore[arg-type]
+    assert second.manifest["parents"] == []
+
+
 def test_a_new_row_that_bridges_two_splits_goes_to_quarantine(project: Project) -> None:
     rows = labelled(100)
     before = build(recipe(write(project, "a.jsonl", rows), split={"group_by": "client"}), project)

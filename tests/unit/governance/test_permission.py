@@ -36,9 +36,7 @@ def test_required_refuses_each_missing_statement(missing: str) -> None:
 
 
 def test_required_refuses_a_source_that_states_nothing_and_names_it() -> None:
-    with pytest.raises(
-        PermissionDenied, match=r"state its license, basis, purpose and personal_data"
-    ):
+    with pytest.raises(PermissionDenied, match=r"state its license, basis, purpose and personal_data"):
         check(recipe(None, "required"), {})
 
 

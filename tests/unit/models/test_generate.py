@@ -99,6 +99,17 @@ def test_a_completion_does_not_depend_on_the_rest_of_the_call(options: dict[str,
     assert [c.logprob for c in together] == pytest.approx([c.logprob for c in alone], abs=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_prompts_of_one_length_keep_their_order(family: str) -> None:
+    """Prefill once put equally long prompts into the order of a set: each row then answered another one's question."""
+    model = build(family)
+    rows = prompts([9] * 12)
+    together = [c.token_ids for c in generate(model, rows, max_new_tokens=5)]
+    alone = [generate(model, [row], max_new_tokens=5)[0].token_ids for row in rows]
+    assert len(set(alone)) > 6, "the prompts must differ in their answers for this test to mean something"
+    assert together == alone
+
+
 def test_one_prompt_many_times_gives_different_samples_that_a_seed_repeats() -> None:
     model = build("llama")
     group = [prompts([6])[0]] * 8

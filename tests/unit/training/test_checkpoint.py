@@ -89,6 +89,25 @@ def test_an_unfinished_save_is_no_checkpoint(trained) -> None:  # type: ignore[n
     assert "did not finish" in notes[0]
 
 
+def test_any_bit_of_complete_may_flip(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, _, _ = trained
+    complete = folder / "step-000003" / "COMPLETE.json"
+    original = complete.read_bytes()
+    stamp = range(original.index(b'"written"'), original.index(b'"files"'))
+    version = range(original.index(b'"schema_version"'), original.index(b'"written"'))
+    for place in range(len(original)):
+        for bit in (0, 3, 5, 7):
+            data = bytearray(original)
+            data[place] ^= 1 << bit
+            complete.write_bytes(data)
+            wrong = checkpoint.problems(complete.parent)
+            # The time stamp and the white space vouch for nothing; whatever else changes must be found.
+            free = place in stamp or place in version or chr(original[place]).isspace() or not chr(data[place]).strip()
+            assert wrong or free, (place, bit, original[max(0, place - 20) : place + 20])
+    complete.write_bytes(original)
+    assert checkpoint.problems(complete.parent) == []
+
+
 def test_complete_lists_every_file_with_its_digest(trained) -> None:  # type: ignore[no-untyped-def]
     folder, _, _ = trained
     listed = json.loads((folder / "step-000003" / "COMPLETE.json").read_text())["files"]

@@ -36,6 +36,15 @@ def test_patience_counts_evaluations_without_improvement_and_zero_means_never() 
     assert watch.done and not never.done
 
 
+def test_nothing_stops_before_the_first_pass_over_the_rows_is_done() -> None:
+    watch = Watch("loss", 1, first_step=30)
+    seen = []
+    for step in (10, 20, 30):
+        watch.see(step, {"loss": float(step)})
+        seen.append(watch.done)
+    assert seen == [False, False, True]
+
+
 TRAIN = [(10, 2.0), (20, 1.5), (30, 1.0), (40, 0.6)]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from metier.core.errors import MachineError
 from metier.core.project import disk_errors, fsync_directory
@@ -120,12 +121,26 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             except Exception as error:  # safetensors wraps the operating system's error in its own
                 raise _as_os_error(error) from error
             with temporary.open("rb+") as file:
+                _order_metadata(file)
                 os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         fsync_directory(path.parent)
+
+
+def _order_metadata(file: BinaryIO) -> None:
+    """Sort the metadata in a safetensors header: the library writes it in an order that differs from process to
+    process, and the same weights would have another SHA-256 each time."""
+    size = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(size))
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+    if len(ordered) == size:
+        file.seek(8)
+        file.write(ordered)
+        file.flush()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
