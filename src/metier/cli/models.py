@@ -114,7 +114,18 @@ def export(
             255, "The directory to export to is not empty", place=str(folder), fix="metier models export --to DIRECTORY"
         )
     written = actions.export(project, ref, folder, form=form.value)
-    show.result({"path": str(folder), **written}, f"{project.shown(folder)}\n{pairs(written)}")
+    show.result({"path": str(folder), **written}, f"{project.shown(folder)}\n{pairs(_readable(written))}")
+
+
+def _readable(written: dict[str, Any]) -> dict[str, Any]:
+    """The certificate in words."""
+    parity = written["parity"]
+    if parity is None:
+        return {**written, "parity": "no certificate: gates.parity is optional"}
+    said = f"passed in a fresh process: {parity['compared']} differ by at most {parity['max_difference']:.2g}"
+    if parity["greedy_rows"]:
+        said += f", {parity['greedy_equal']} of {parity['greedy_rows']} greedy continuations are equal"
+    return {**written, "parity": said}
 
 
 def _inputs(texts: list[str] | None, file: Path | None) -> list[str | dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 `kind:` in a recipe is the file's name. Listing a catalog imports nothing of it; `get` imports the one file asked for.
 Plug-in files keep heavy imports (torch, transformers) inside their functions, so that `options()` and the docs stay
-fast. A project's own `plugins/<catalog>/x.py` joins once the user has trusted it.
+fast.
 """
 
 from __future__ import annotations

@@ -220,11 +220,6 @@ class Project:
         return self.root / "models"
 
     @property
-    def plugins_dir(self) -> Path:
-        """`plugins/<catalog>/x.py`: the project's own plug-ins."""
-        return self.root / "plugins"
-
-    @property
     def cache_dir(self) -> Path:
         """Always safe to delete."""
         return self._made(self.root / "cache")

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
+from transformers.utils import logging as transformers_logging
 
 from metier.core.errors import ConfigError, MachineError
 from metier.core.project import disk_errors, fsync_directory
@@ -168,6 +169,8 @@ def _whole(to: Path) -> Iterator[Path]:
                 yield folder
             for path in folder.rglob("*"):
                 if path.is_file():
+                    # safetensors writes for the owner alone; an export is for whoever may read the other files.
+                    path.chmod(0o644)
                     _fsync(path)
             fsync_directory(folder)
             if to.exists():
@@ -187,6 +190,18 @@ def _safetensors_errors() -> Iterator[None]:
         number = re.search(r"os error (\d+)", str(error))
         code = int(number[1]) if number else errno.EIO
         raise OSError(code, os.strerror(code)) from error
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar over our own lines."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _fsync(path: Path) -> None:
@@ -212,7 +227,8 @@ def _write_weights(policy: Any, folder: Path, dtype: torch.dtype) -> None:
         # A pooler that our heads never read is no part of RoBERTa's classifier.
         state = {n: t for n, t in state.items() if n in expected or not n.startswith(f"{prefix}pooler.")}
         _assign(clean, {**state, **_head_tensors(policy)}, dtype)
-    clean.save_pretrained(folder)
+    with _no_bar():
+        clean.save_pretrained(folder)
 
 
 def _describe_head(policy: Any, config: Any) -> None:
