@@ -87,8 +87,8 @@ def worker_environment() -> dict[str, str]:
     """Return the environment of a worker: as here, but OpenMP threads spin only briefly before they sleep.
 
     By default they spin for as long as it takes, which beside any other busy process costs most of the speed. A short
-    spin keeps 94 % of the speed of a quiet machine and all of a busy one (LOG.md,
-    2026-11-21). What the user has set stays.
+    spin keeps 94 % of a quiet machine's speed and nearly all that sleeping gains on a busy one (LOG.md, 2026-11-21).
+    What the user has set stays.
     """
     return {"GOMP_SPINCOUNT": "1000", **os.environ}
 
