@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -25,11 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metier.models.segments import Lengths, Rounding, Segments, by_segment
+
 NAME = "metier"
 SHORT_TOKENS = 224
 """Rows up to this length attend in float32 where a CPU trains in bfloat16; `_prepared` says why."""
 ROUND_TOKENS = 64
-Lengths = tuple[tuple[int, ...], ...]
 
 _LAYOUT: ContextVar[Lengths | None] = ContextVar("metier_attention_layout", default=None)
 RIGHT_PADDED: Lengths = ()
@@ -47,24 +48,6 @@ class Support:
     packing: bool
     reason: str
     first_position: int = 0
-
-
-@dataclass(eq=False)
-class Segments:
-    """Stands in for an attention mask: the segment lengths of each row (their sum is T), and a sliding window."""
-
-    lengths: Lengths
-    window: int | None = None
-    _bands: dict[int, Tensor] = field(default_factory=dict, repr=False)
-
-    def band(self, length: int, device: torch.device) -> Tensor | None:
-        """Return the banded causal mask (t, t) of a segment that is longer than the window, else None."""
-        if self.window is None or length <= self.window:
-            return None
-        if length not in self._bands:
-            ones = torch.ones(length, length, dtype=torch.bool, device=device)
-            self._bands[length] = ones.tril().triu(1 - self.window)
-        return self._bands[length]
 
 
 @contextlib.contextmanager
@@ -209,7 +192,10 @@ def attend(
 
     if not isinstance(attention_mask, Segments):
         return piece(query, key, value, attention_mask), None
-    return _by_segment(query, key, value, attention_mask, piece), None
+    rounding = Rounding()
+    if query.device.type == "cpu" and lowered == torch.bfloat16:
+        rounding = Rounding(ROUND_TOKENS, above=SHORT_TOKENS if _trains(query, key, value) else 0)
+    return by_segment(query, key, value, attention_mask, piece, causal=causal, rounding=rounding), None
 
 
 def _autocast_dtype(query: Tensor) -> torch.dtype:
@@ -230,8 +216,7 @@ def _prepared(
     """
     if query.device.type != "cpu":
         return query.to(dtype), key.to(dtype), value.to(dtype)
-    trains = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    if dtype == torch.bfloat16 and trains and query.shape[2] <= SHORT_TOKENS:
+    if dtype == torch.bfloat16 and _trains(query, key, value) and query.shape[2] <= SHORT_TOKENS:
         dtype = torch.float32
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     missing = -query.shape[2] % ROUND_TOKENS
@@ -241,14 +226,8 @@ def _prepared(
     return query, key, value
 
 
-def _by_segment(query: Tensor, key: Tensor, value: Tensor, segments: Segments, piece: Callable[..., Tensor]) -> Tensor:
-    """Attend inside each segment: unbind and split, since their backward passes concatenate once instead of adding."""
-    rows = []
-    for row_lengths, *qkv_HTD in zip(segments.lengths, query.unbind(0), key.unbind(0), value.unbind(0), strict=True):
-        parts = zip(*(torch.split(tensor.unsqueeze(0), list(row_lengths), dim=2) for tensor in qkv_HTD), strict=True)
-        outs = [piece(q, k, v, segments.band(q.shape[2], q.device)) for q, k, v in parts]
-        rows.append(torch.cat(outs, dim=1))
-    return torch.cat(rows, dim=0)
+def _trains(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    return torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
 
 
 def _explicit(
