@@ -72,10 +72,14 @@ def run_recipe(name: str, seeds: Sequence[int], project: Path, overrides: Sequen
     recipe = adopt(name, project)
     found = []
     for seed in seeds:
-        before = set((project / "runs").glob("*")) if (project / "runs").exists() else set()
-        print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
-        metier("train", recipe, f"training.seed={seed}", *overrides, folder=project)
-        made = sorted(p for p in set((project / "runs").glob("*")) - before if (p / "report.json").exists())[-1]
+        changes = [f"training.seed={seed}", *overrides]
+        made = finished(project, recipe, changes)
+        print(f"{name}, seed {seed}{': finished before' if made else ''}", file=sys.stderr, flush=True)
+        if made is None:
+            metier("train", recipe, *changes, folder=project)
+            made = finished(project, recipe, changes)
+        if made is None:
+            raise SystemExit(f"{name}, seed {seed}: the run has no report")
         found.append(
             Done(
                 name,
@@ -85,6 +89,17 @@ def run_recipe(name: str, seeds: Sequence[int], project: Path, overrides: Sequen
             )
         )
     return found
+
+
+def finished(project: Path, recipe: str, changes: Sequence[str]) -> Path | None:
+    """Return the newest run of exactly this recipe that has a report, so that a benchmark cut short goes on."""
+    from metier.core.recipe import Recipe
+
+    wanted = Recipe.read(project / recipe, changes).to_data()
+    for run in sorted((project / "runs").glob("*"), reverse=True):
+        if (run / "report.json").exists() and Recipe.read(run / "recipe.resolved.yaml").to_data() == wanted:
+            return run
+    return None
 
 
 def numbers(runs: Sequence[Done], metric: str, system: str = "run") -> list[float]:
