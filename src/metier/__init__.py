@@ -65,7 +65,7 @@ def train(recipe: PathLike | Recipe, overrides: Iterable[str] = (), *, detach: b
         detach: return as soon as the process has started.
 
     Raises:
-        MetierError: what made the run fail.
+        MetierError: what made the run fail; E259 (a ConfigError), somebody stopped it before it was done.
     """
     from metier.actions import train as trains
     from metier.core.project import Project

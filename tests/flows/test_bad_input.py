@@ -287,6 +287,16 @@ def test_one_label_only(tmp_path: Path, base: Path) -> None:
     assert error["received"].startswith("1 label in ")
 
 
+def test_what_a_worker_meets_is_told_with_the_users_own_file_and_line(tmp_path: Path, base: Path) -> None:
+    rows = [{**row, "label": "card"} for row in labelled_rows(30)]
+    here = desk(tmp_path / "desk", base, table(rows), file="rows.csv", method="classify")
+    place = f"desk.yaml:{line_of(here.recipe, 'data')}"
+    for _ in range(2):
+        error = here.refused("train", "training.seed=1", code="E320", place=place, then="other labels")
+        assert error["place"] == place
+    assert here.refused("runs", "resume", "1", "training.save_steps=9", code="E320", place=place, then="")
+
+
 def test_a_label_that_only_the_test_file_has(tmp_path: Path, base: Path) -> None:
     odd = [*labelled_rows(6), {"text": "something else", "label": "loan"}, {"text": "and again", "label": "loan"}]
     here = desk(tmp_path / "desk", base, table(labelled_rows(48)), file="rows.csv", method="classify", test=table(odd))

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,8 +143,41 @@ def test_new_texts_get_labels(home: Path, trained: dict[str, Any]) -> None:
     assert plain.strip() == answers[0]["output"]
 
 
+def test_a_run_is_used_in_another_place_and_without_the_device_it_began_on(
+    home: Path, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    ask = ["predict", str(trained["run"]), "my card was stolen", "the pain is new", "--json"]
+    answers = [a["output"] for a in json.loads(metier(home, *ask).stdout)]
+    moved = shutil.copytree(home, tmp_path / "moved")
+    run = Run(Project(moved).run_dir(str(trained["run"])))
+    for file in run.checkpoints_dir.rglob("*"):
+        assert file.is_dir() or str(home).encode() not in file.read_bytes(), file.name
+    environment = json.loads((run.dir / "environment.json").read_text())
+    environment["pinned"] |= {"device": "cuda", "dtype": "bfloat16", "threads": "64", "micro_batch_tokens": "16384"}
+    environment["choices"]["device"] = "cuda because it is the fastest device PyTorch sees"
+    (run.dir / "environment.json").write_text(json.dumps(environment))
+    resolved = run.dir / "recipe.resolved.yaml"
+    resolved.write_text(resolved.read_text().replace("device: auto", "device: cuda"))
+    assert [a["output"] for a in json.loads(metier(moved, *ask).stdout)] == answers
+    report = json.loads(metier(moved, "evaluate", str(trained["run"]), "--json").stdout)
+    assert report["training"]["choices"]["device"].startswith("cuda because"), "how it was trained"
+    assert report["training"]["chosen_by"] == "accuracy"
+
+
 def test_a_task_head_does_not_talk(home: Path, trained: dict[str, Any]) -> None:
     assert "metier predict" in metier(home, "chat", str(trained["run"]), code=2).stderr
+
+
+def test_a_run_with_a_prompt_is_asked_by_it_in_chat(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["method.kind=sft", "data.prompt.user={text} Topic:", "training.max_steps=4", "evaluation.max_new_tokens=4"]
+    run = json.loads(metier(home, "train", *FAST, *words, "--json").stdout)["run"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("my card was stolen\nmy card was stolen\n\n"))
+    done = metier(home, "chat", str(run), "--vs", "base", "--json")
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [sorted(line) for line in said] == [["base", "input", "run"]] * 2
+    assert said[0] == said[1], "each message is a question of its own"
+    assert "each message starts anew" in done.stderr and '"{text} Topic:"' in done.stderr
+    metier(home, "runs", "rm", str(run), "--yes")
 
 
 def test_an_interrupted_run_resumes_and_a_changed_semantic_key_is_refused(home: Path, trained: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from metier.actions.recipes import chat_template
-from metier.core.errors import ConfigError, DataError
+from metier.core.errors import ConfigError, DataError, MachineError
 from metier.core.project import Project, digest_json, read_json, write_json
 from metier.core.recipe import Recipe
 from metier.core.types import Labelled, Split
@@ -28,6 +28,7 @@ from metier.data.tokens import TokenTable
 from metier.data.versions import Dataset
 from metier.models import base as bases
 from metier.models import policy as policies
+from metier.models import probe
 from metier.models.cache import context_window
 from metier.models.policy import Policy
 from metier.training import loop, optim
@@ -68,6 +69,17 @@ class Parts:
         """Digests of what the result depends on; a resume compares them."""
         return {"dataset": self.dataset.digest, "base": self.base.digest, "tokens": self.encoder.fingerprint()}
 
+    @property
+    def pinned(self) -> dict[str, str]:
+        """What a later start of the same run takes over instead of choosing anew."""
+        return {
+            **self.base.choices,
+            "learning_rate": repr(self.plan.peak_learning_rate),
+            "micro_batch_tokens": str(self.plan.micro_batch_tokens),
+            "every_steps": str(self.every_steps),
+            "save_steps": str(self.save_steps),
+        }
+
 
 def compose(
     recipe: Recipe,
@@ -81,7 +93,7 @@ def compose(
 
     Args:
         dataset: the version an earlier start of the same run used (`data:support@v3`), whatever the sources hold now.
-        pinned: choices of an earlier start of the same run (`dtype`, `device`, `threads`, …): reused, not probed again.
+        pinned: `Parts.pinned` of an earlier start of the same run: reused, where the recipe says `auto`.
         progress: called with (what, done, total).
 
     Raises:
@@ -90,7 +102,8 @@ def compose(
     rows = Dataset.find(project, dataset) if dataset else build(recipe, project, progress=progress)
     method = Method.of(recipe.method.kind, recipe.method.options, facts_of(rows), place=recipe.place("method.kind"))
     method.check(rows.manifest["kinds"])
-    base = bases.load(recipe.model, resolve=project.path, choices=_choices(recipe, pinned or {}))
+    kept = _choices(recipe, pinned or {})
+    base = bases.load(recipe.model, resolve=project.path, choices=kept)
     notes: Counter[str] = Counter()
     # An encoder counts what it cuts, so each split has its own.
     encoder = encoder_of(recipe, project, rows, base)
@@ -114,12 +127,11 @@ def compose(
         encoder=encoder,
         seed=recipe.training.seed,
     )
-    plan, choices = _plan(recipe, policy, method, train)
+    plan, choices = _plan(recipe, policy, method, train, kept)
+    every_steps = _every_steps(recipe, plan.steps, kept, choices)
+    save_steps = _save_steps(recipe, every_steps, kept, choices)
     if recipe.training.num_threads != "auto":
         choices["threads"] = f"{recipe.training.num_threads} because the recipe says so"
-    every = recipe.evaluation.every_steps
-    every_steps = max(1, round(plan.steps / EVALUATIONS_PER_RUN)) if every == "auto" else every
-    save = recipe.training.save_steps
     return Parts(
         recipe=recipe,
         project=project,
@@ -138,7 +150,7 @@ def compose(
             first_step=math.ceil(len(train) / recipe.training.batch_size),
         ),
         every_steps=every_steps,
-        save_steps=every_steps if save == "auto" else save,
+        save_steps=save_steps,
         choices={**base.reasons, **choices},
         notes=[f"{count} × {note}" for note, count in sorted(notes.items())],
     )
@@ -153,17 +165,43 @@ def remember(parts: Parts, environment: Mapping[str, Any]) -> None:
     Args:
         environment: the run's environment.json as it was before this start.
     """
-    reasons, pinned = environment.get("choices", {}), environment.get("pinned", {})
-    parts.choices.update(
-        {name: reasons[name] for name, value in pinned.items() if name in reasons and parts.base.choices[name] == value}
-    )
+    reasons = environment.get("choices", {})
+    taken_over = [name for name, reason in parts.choices.items() if reason.endswith(bases.BEGAN_WITH)]
+    parts.choices.update({name: reasons[name] for name in taken_over if name in reasons})
+
+
+def for_inference(recipe: Recipe, pinned: Mapping[str, str]) -> tuple[Recipe, dict[str, str]]:
+    """Return recipe and pins with which a run's model is used on this machine, which need not be the one it began on.
+
+    Device and threads are those of this machine. The precision belongs to the model, and stays; only bfloat16 on
+    another device than the run's is chosen anew, since there it may be emulated, hundreds of times slower.
+    """
+    device = recipe.model.device
+    try:
+        found = probe.choose_device(device).value
+    except MachineError:  # the recipe names one that is not here
+        recipe = recipe.with_values({"model.device": "auto"})
+        found = probe.choose_device().value
+    kept = {name: value for name, value in pinned.items() if name not in ("device", "threads")}
+    if found.partition(":")[0] != pinned.get("device", found).partition(":")[0]:
+        kept.pop("micro_batch_tokens", None)
+        if kept.get("dtype") == "bfloat16":
+            kept.pop("dtype")
+    return recipe, kept
 
 
 def _choices(recipe: Recipe, pinned: Mapping[str, str]) -> dict[str, str]:
-    """What is not probed: what an earlier start chose, unless the recipe says it (execution keys may change)."""
-    kept = dict(pinned)
-    if recipe.model.device != "auto":
-        kept.pop("device", None)
+    """What is not chosen anew: what an earlier start chose, unless the recipe says it (execution keys may change)."""
+    said = {
+        "device": recipe.model.device,
+        "learning_rate": recipe.training.learning_rate,
+        "micro_batch_tokens": recipe.training.micro_batch_tokens,
+        "every_steps": recipe.evaluation.every_steps,
+        "save_steps": recipe.training.save_steps,
+    }
+    kept = {name: value for name, value in pinned.items() if said.get(name, "auto") == "auto"}
+    if recipe.model.device not in ("auto", pinned.get("device")):
+        kept.pop("micro_batch_tokens", None)  # it was the rule for the other device
     if recipe.training.num_threads != "auto":
         kept["threads"] = str(recipe.training.num_threads)
     return kept
@@ -237,30 +275,65 @@ def _feed(
     return Feed.of(table, pad_id=encoder.pad_id, facts=method.facts), report
 
 
-def _plan(recipe: Recipe, policy: Policy, method: Method, train: Feed) -> tuple[loop.Plan, dict[str, str]]:
+def _plan(
+    recipe: Recipe, policy: Policy, method: Method, train: Feed, kept: Mapping[str, str]
+) -> tuple[loop.Plan, dict[str, str]]:
     training = recipe.training
     per_epoch = steps_per_epoch(len(train), training.batch_size)
     steps = max(1, math.ceil(per_epoch * training.num_train_epochs))
     if training.max_steps is not None:
         steps = min(steps, training.max_steps)
-    rate = optim.learning_rate(training, adapter=recipe.adapter.kind, method=method.kind, width=policy.width)
-    gpu = policy.device.type != "cpu"
+    choices: dict[str, str] = {}
+    if "learning_rate" in kept:
+        rate = float(kept["learning_rate"])
+        choices["learning_rate"] = f"{rate:g} {bases.BEGAN_WITH}"
+    else:
+        chosen = optim.learning_rate(training, adapter=recipe.adapter.kind, method=method.kind, width=policy.width)
+        rate = chosen.value
+        choices["learning_rate"] = f"{rate:g} because {chosen.reason}"
     tokens = training.micro_batch_tokens
-    chosen = (GPU_MICRO_BATCH_TOKENS if gpu else CPU_MICRO_BATCH_TOKENS) if tokens == "auto" else tokens
-    choices = {"learning_rate": f"{rate.value:g} because {rate.reason}"}
-    if tokens == "auto":
+    if "micro_batch_tokens" in kept:
+        tokens = int(kept["micro_batch_tokens"])
+        choices["micro_batch_tokens"] = f"{tokens} {bases.BEGAN_WITH}"
+    elif tokens == "auto":
+        tokens = CPU_MICRO_BATCH_TOKENS if policy.device.type == "cpu" else GPU_MICRO_BATCH_TOKENS
         choices["micro_batch_tokens"] = (
-            f"{chosen} because that is the rule for {policy.device.type}; halved if memory runs out"
+            f"{tokens} because that is the rule for {policy.device.type}; halved if memory runs out"
         )
     plan = loop.Plan(
         steps=steps,
-        peak_learning_rate=rate.value,
+        peak_learning_rate=rate,
         warmup_steps=round(training.warmup_ratio * steps),
-        micro_batch_tokens=chosen,
+        micro_batch_tokens=tokens,
         training=training,
         head_multiplier=getattr(method.options, "head_learning_rate_multiplier", 1.0),
     )
     return plan, choices
+
+
+def _every_steps(recipe: Recipe, steps: int, kept: Mapping[str, str], choices: dict[str, str]) -> int:
+    """Steps between evaluations; an automatic choice writes its reason into `choices`."""
+    said = recipe.evaluation.every_steps
+    if said != "auto":
+        return said
+    if "every_steps" in kept:
+        choices["every_steps"] = f"{kept['every_steps']} {bases.BEGAN_WITH}"
+        return int(kept["every_steps"])
+    chosen = max(1, round(steps / EVALUATIONS_PER_RUN))
+    choices["every_steps"] = f"{chosen} because that makes about {EVALUATIONS_PER_RUN} evaluations in {steps:,} steps"
+    return chosen
+
+
+def _save_steps(recipe: Recipe, every_steps: int, kept: Mapping[str, str], choices: dict[str, str]) -> int:
+    """Steps between checkpoints; an automatic choice writes its reason into `choices`."""
+    said = recipe.training.save_steps
+    if said != "auto":
+        return said
+    if "save_steps" in kept:
+        choices["save_steps"] = f"{kept['save_steps']} {bases.BEGAN_WITH}"
+        return int(kept["save_steps"])
+    choices["save_steps"] = f"{every_steps} because each evaluation is followed by a checkpoint"
+    return every_steps
 
 
 def checkpoint_of(run_dir: Path, which: str = "best") -> Path:
@@ -274,7 +347,7 @@ def checkpoint_of(run_dir: Path, which: str = "best") -> Path:
     folder = run_dir / "checkpoints"
     if which == "best" and (run_dir / "best.json").is_file():
         return folder / str(read_json(run_dir / "best.json")["checkpoint"])
-    if which.isdigit() and (folder / f"step-{int(which):06d}").is_dir():
+    if which.isdecimal() and (folder / f"step-{int(which):06d}").is_dir():
         return folder / f"step-{int(which):06d}"
     path, _ = checkpoint.newest(folder)
     if path is None or which not in ("best", "last"):

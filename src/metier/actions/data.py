@@ -200,6 +200,7 @@ def _token_views(recipe: Recipe, project: Project, dataset: Dataset, examples: l
     encoder = encoder_of(recipe, project, dataset, base)
     method = Method.of(recipe.method.kind, recipe.method.options, facts_of(dataset))
     method.check(dataset.manifest["kinds"])
+    method.check_prompt(recipe.data.prompt, place=recipe.place)
     views = []
     for example in examples:
         for encoded in method.encode([example], encoder):

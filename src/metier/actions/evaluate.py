@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import yaml
 
 import metier
 from metier.actions import summary
-from metier.actions.compose import Parts, Progress, checkpoint_of, compose, remember
+from metier.actions.compose import Parts, Progress, checkpoint_of, compose, for_inference
+from metier.actions.recipes import kept
 from metier.core import audit, refs
 from metier.core.errors import ConfigError
 from metier.core.project import Project, digest_file, read_json
-from metier.core.recipe import Recipe
 from metier.core.run import Run
 from metier.core.types import Split
 from metier.evaluation import card, suite
@@ -46,7 +47,7 @@ def evaluate(project: Project, ref: str, split: Split = "test", progress: Progre
 
 
 def loaded(project: Project, ref: str, progress: Progress | None = None) -> tuple[Parts, Run]:
-    """Return a run's parts with the weights of the checkpoint that `ref` names, verified."""
+    """Return a run's parts with the weights of the checkpoint that `ref` names, verified; on this machine's device."""
     run = Run(project.run_dir(ref.partition("@")[0]))
     path = _named(run, ref)
     wrong = checkpoint.problems(path)
@@ -57,11 +58,9 @@ def loaded(project: Project, ref: str, progress: Progress | None = None) -> tupl
             place=str(path),
             fix=f"metier runs show {run.number} lists the others",
         )
-    environment = read_json(run.dir / "environment.json")
-    recipe = Recipe.read(run.dir / "recipe.resolved.yaml")
+    recipe, pinned = for_inference(kept(run.dir), read_json(run.dir / "environment.json").get("pinned", {}))
     dataset = run.status().get("dataset")
-    parts = compose(recipe, project, pinned=environment.get("pinned"), dataset=dataset, progress=progress)
-    remember(parts, environment)
+    parts = compose(recipe, project, pinned=pinned, dataset=dataset, progress=progress)
     parts.policy.restore(path)
     parts.policy.eval()
     return parts, run
@@ -112,7 +111,7 @@ def evaluate_parts(
         name=recipe.name,
         description=recipe.objective.description,
         data=summary.data_summary(parts),
-        training=summary.training_summary(parts, run),
+        training=summary.training_summary(parts, run, path),
         parity=_reloaded(parts, path),
         reproduce=_reproduce(parts, run, path),
         base_model=_base_model(parts),
@@ -168,14 +167,16 @@ def general_texts() -> list[str]:
 
 def _reloaded(parts: Parts, path: Path) -> dict[str, Any]:
     """Recompute a checkpoint's validation loss from what is on disk, beside what training saw (pitfall 9)."""
-    recorded = read_json(path / "state.json")["figures"]
+    state = read_json(path / "state.json")
+    recorded = state["figures"]
     if not len(parts.validation) or "loss" not in recorded:
         return {}
     figures = validate(
         parts.policy,
         parts.method,
         parts.validation,
-        budget_tokens=parts.plan.micro_batch_tokens,
+        # What it had come down to when memory ran out, which is also what the recorded loss was computed with.
+        budget_tokens=min(parts.plan.micro_batch_tokens, state.get("micro_batch_tokens", math.inf)),
         packing=parts.recipe.training.packing,
     )
     return {

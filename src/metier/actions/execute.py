@@ -9,16 +9,17 @@ from metier.actions.compose import Parts, Progress, compose, remember
 from metier.actions.data import prepare
 from metier.actions.evaluate import evaluate_parts
 from metier.actions.plan import peak_memory_bytes, plan_parts, write_plan
+from metier.actions.recipes import kept
 from metier.core.errors import ConfigError
 from metier.core.project import Project, read_json, write_json
-from metier.core.recipe import Recipe
 from metier.core.run import Run
 from metier.models.memory import release_freed_memory
 from metier.training import checkpoint, loop
 from metier.training.validate import validate
 
-TIGHT_SHARE = 0.6
-"""From this share of the free memory on, a step gives every freed block back: up to a third less, 40 % slower."""
+TIGHT_SHARE = 0.85
+"""From this share of the free memory on (±15 % is the plan's promise), a step gives every freed block back: up to a
+third less, 40 % slower."""
 
 
 class Stop(Protocol):
@@ -35,7 +36,7 @@ class Stop(Protocol):
 @loop.memory_errors()
 def execute(run: Run, project: Project, stop: Stop) -> None:
     """Compose the run, train what is left to train, evaluate, report."""
-    recipe = Recipe.read(run.dir / "recipe.resolved.yaml")
+    recipe = kept(run.dir)
     began = time.perf_counter()
     environment = read_json(run.dir / "environment.json") if (run.dir / "environment.json").exists() else {}
     pinned = environment.get("pinned", {})
@@ -47,7 +48,7 @@ def execute(run: Run, project: Project, stop: Stop) -> None:
     write_json(
         run.dir / "environment.json",
         {
-            "pinned": parts.base.choices,
+            "pinned": parts.pinned,
             "choices": parts.choices,
             "digests": parts.digests,
             "versions": checkpoint.versions(),

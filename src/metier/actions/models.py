@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +11,11 @@ import numpy as np
 
 from metier.actions.compose import Parts
 from metier.actions.evaluate import loaded
+from metier.actions.question import Question
 from metier.core import audit
-from metier.core.errors import ConfigError, DataError, RowError
+from metier.core.errors import ConfigError, DataError
 from metier.core.project import SCHEMA_VERSION, Project, read_json
-from metier.core.recipe import Recipe
 from metier.core.types import Labelled, Message
-from metier.data.prompt import ask
 from metier.evaluation import card
 from metier.evaluation.predict import predict_head, predict_label_likelihood
 from metier.evaluation.result import Report
@@ -31,21 +31,23 @@ def predict(
     """Answer new inputs with a run, in order.
 
     Args:
-        inputs: texts, or objects with the columns of the recipe's rows (or `messages`).
+        inputs: texts, which fill the one column that the run's prompt asks for, or objects with the columns of the
+            recipe's rows (or `messages`, where no prompt of the recipe writes them).
 
     Returns:
         For a task head, and for a classifier that writes its labels, `output` (the label) with `confidence` and
         `probabilities`; else `output` (the reply) with `finish` (`stop` or `length`) and `num_tokens`.
 
     Raises:
-        DataError: E363, an object without a usable column.
+        DataError: E363, a column is missing.
     """
     parts, _ = loaded(project, ref)
-    rows = [_fields(value, index) for index, value in enumerate(inputs)]
+    question = Question.of(parts)
     generative_labels = parts.recipe.objective.task == "classify" and parts.method.facts.problem_type == "single_label"
     if parts.policy.head is not None or generative_labels:
-        return _labels(parts, rows)
-    prompts = [parts.encoder.prompt(_messages(parts, row, i)) for i, row in enumerate(rows)]
+        return _labels(parts, [question.fields(given, place=_place(i)) for i, given in enumerate(inputs)])
+    asked = [question.messages(given, place=_place(i)) for i, given in enumerate(inputs)]
+    prompts = [parts.encoder.prompt(messages) for messages in asked]
     completions = parts.policy.generate(prompts, max_new_tokens=max_new_tokens)
     return [
         {"output": parts.encoder.reply_text(c.token_ids), "finish": c.finish, "num_tokens": c.num_tokens}
@@ -54,31 +56,42 @@ def predict(
 
 
 class ChatSession:
-    """A conversation with a run and, beside it, with its untouched base; each remembers its own replies."""
+    """A conversation with a run and, beside it, with its untouched base; each remembers its own replies.
+
+    A run whose rows were asked by a prompt has learnt to answer that one question: each message is then a conversation
+    of its own, and the base gets the same prompt.
+    """
 
     def __init__(self, parts: Parts, max_new_tokens: int = 256) -> None:
+        self.question = Question.of(parts)
         self._parts = parts
         self._limit = max_new_tokens
-        system = parts.recipe.data.prompt.system
+        system = self.question.prompt.system
         start = [Message("system", system)] if system else []
         self._turns: dict[str, list[Message]] = {"run": list(start), "base": list(start)}
 
-    def reply(self, text: str) -> str:
-        """Return the run's reply."""
-        return self._say("run", text)
+    def reply(self, asked: str | Mapping[str, Any]) -> str:
+        """Return the run's reply to a message, or to the columns that its prompt asks for.
 
-    def base_reply(self, text: str) -> str:
-        """Return the untouched base's reply."""
+        Raises:
+            DataError: E363, a column is missing.
+        """
+        return self._say("run", asked)
+
+    def base_reply(self, asked: str | Mapping[str, Any]) -> str:
+        """Return the untouched base's reply; raises as `reply`."""
         with self._parts.policy.reference():
-            return self._say("base", text)
+            return self._say("base", asked)
 
-    def _say(self, who: str, text: str) -> str:
-        turns = self._turns[who]
-        turns.append(Message("user", text))
-        prompt = self._parts.encoder.prompt(turns)
+    def _say(self, who: str, asked: str | Mapping[str, Any]) -> str:
+        messages = self.question.messages(asked)
+        if not self.question.once:
+            self._turns[who].append(messages[-1])
+            messages = tuple(self._turns[who])
+        prompt = self._parts.encoder.prompt(messages)
         completion = self._parts.policy.generate([prompt], max_new_tokens=self._limit)[0]
         answer = self._parts.encoder.reply_text(completion.token_ids)
-        turns.append(Message("assistant", answer))
+        self._turns[who].append(Message("assistant", answer))
         return answer
 
 
@@ -106,7 +119,7 @@ def export(project: Project, ref: str, to: Path, form: Literal["hf", "peft"] | s
     """
     parts, run = loaded(project, ref)
     which: Literal["hf", "peft"] = "peft" if form == "peft" else "hf"
-    texts = _prompt_file(parts.recipe)
+    texts = _prompt_file(Question.of(parts))
     if (run.dir / "report.json").exists():
         report = Report.model_validate(read_json(run.dir / "report.json"))
         texts["README.md"] = card.render(report, form=which)
@@ -121,19 +134,15 @@ def export(project: Project, ref: str, to: Path, form: Literal["hf", "peft"] | s
 # ───────────────────────────────────────────────────────────────────────────── inside
 
 
-def _prompt_file(recipe: Recipe) -> dict[str, str]:
+def _prompt_file(question: Question) -> dict[str, str]:
     """The file that tells another runtime how the rows' columns became messages; none where they were messages."""
-    written = recipe.data.prompt.model_dump(exclude_none=True)
+    written = question.written()
     value = {"schema_version": SCHEMA_VERSION, **written}
     return {"prompt.json": json.dumps(value, indent=2, ensure_ascii=False) + "\n"} if written else {}
 
 
-def _fields(value: str | dict[str, Any], index: int) -> dict[str, Any]:
-    if isinstance(value, str):
-        return {"text": value}
-    if not value:
-        raise DataError(363, "An input has no columns", place=f"input {index + 1}")
-    return value
+def _place(index: int) -> str:
+    return f"input {index + 1}"
 
 
 def _labels(parts: Parts, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -144,7 +153,13 @@ def _labels(parts: Parts, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     examples = []
     for index, row in enumerate(rows):
         if "text" not in row:
-            raise DataError(363, "An input has no column `text`", place=f"input {index + 1}", received=", ".join(row))
+            raise DataError(
+                363,
+                "An input has no column `text`",
+                place=f"input {index + 1}",
+                received=", ".join(row),
+                fix='call the column with the text `text`, as in {"text": "…"}, whatever the training rows called it',
+            )
         examples.append(Labelled(text=str(row["text"]), target=target, id=str(index), meta=row))
     if head is not None:
         found = predict_head(parts.policy, examples, labels=labels, problem_type=head.problem_type)
@@ -157,24 +172,3 @@ def _labels(parts: Parts, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             answer["probabilities"] = {k: float(np.round(v, 6)) for k, v in prediction.label_probs.items()}
         answers.append(answer)
     return answers
-
-
-def _messages(parts: Parts, row: dict[str, Any], index: int) -> tuple[Message, ...]:
-    """The messages of an input, written by the same function as in training."""
-    place = f"input {index + 1}"
-    if "messages" in row:
-        return tuple(Message(m["role"], m["content"]) for m in row["messages"])
-    if "text" not in row and "prompt" in row:
-        row = {**row, "text": row["prompt"]}
-    try:
-        if "labelled" in parts.dataset.manifest["kinds"]:
-            example = Labelled(text=str(row.get("text", "")), target="", id=str(index), place=place, meta=row)
-            return parts.encoder.labelled_conversation(example).messages[:-1]
-        return ask(parts.recipe.data.prompt, row)
-    except RowError as error:
-        raise DataError(
-            363,
-            f"An input lacks the column `{error.field}` that data.prompt names",
-            place=place,
-            received=", ".join(row),
-        ) from None

@@ -1,8 +1,9 @@
 """plan: what a recipe will take, in numbers, before anything slow starts.
 
-Tokens, masking and leakage are counted on the real rows; memory comes from a step on tensors without data
-(models/memory.py); time from FLOPs and this machine's measured matrix rate. With `measure`, a few real steps and a
-real save replace both. The plan is kept in the run, and the report shows it beside what happened.
+Tokens, masking and leakage are counted on the real rows. Memory and time come from steps on tensors without data
+(models/dryrun.py), priced by what this machine was measured to do (models/memory.py, models/duration.py). With
+`measure`, a few real steps and a real save replace both. The plan is kept in the run, and the report shows it beside
+what happened.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +24,27 @@ from pydantic import BaseModel, ConfigDict
 
 from metier.actions.compose import Parts, Progress, compose
 from metier.actions.train import check_kinds
+from metier.core import jobs
+from metier.core.batch import Batch
 from metier.core.project import Project, write_json
 from metier.core.recipe import Recipe
 from metier.data.batching import micro_batches, step_examples, steps_per_epoch
-from metier.models import memory, probe
+from metier.models import duration, memory
+from metier.models.dryrun import DryRun
+from metier.models.policy import Policy
+from metier.models.rates import accelerator_matmul, rates
 from metier.training import checkpoint, loop
 
-EFFICIENCY = 0.30
-"""Share of the matrix rate that a whole training step reaches; benchmarks/ holds the measured shares."""
 MEASURED_STEPS = 5
+LOOKED_AT_STEPS = 200
+"""Steps whose micro-batches are looked at: which is the largest, what is typical, how many shapes there are."""
+TYPICAL = (1 / 6, 1 / 2, 5 / 6)
+"""Micro-batches at these places, ordered by what attention costs, stand for all of them."""
+SPREAD = (0.75, 1.5)
+"""Range of a predicted time, as factors: the prediction was 0.92 to 1.19 times the measured CPU time of seven recipes
+(LOG.md, 2026-11-21); a machine that others use is slower, never faster."""
+ACCELERATOR_SHARE, ACCELERATOR_SPREAD = 0.3, (0.3, 3.0)
+"""Share of an accelerator's matrix rate that training reaches: a guess, not measured here, hence the range."""
 
 
 class Plan(BaseModel):
@@ -73,8 +86,11 @@ class Plan(BaseModel):
 
     @property
     def fits(self) -> bool:
-        """Whether the predicted peak stays within the memory that is free now."""
-        return self.memory_bytes <= self.memory_available_bytes
+        """Whether what lives at the peak stays within the memory that is free now.
+
+        What the allocator would keep beyond that does not count: where memory is tight, a run gives it back at once.
+        """
+        return self.memory_bytes - self.memory_parts.get("allocator", 0) <= self.memory_available_bytes
 
     def to_text(self) -> str:
         """Return the plan as the lines a terminal shows."""
@@ -127,27 +143,17 @@ def plan_parts(parts: Parts, *, measure: bool = False) -> Plan:
     recipe, manifest = parts.recipe, parts.dataset.manifest
     lengths = parts.train.lengths
     report = parts.lengths
-    shape = _micro_batch_shape(parts)
-    estimate = memory.estimate(
-        parts.base.model.config,
-        adapter=recipe.adapter.kind,
-        options=recipe.adapter.options,
-        rows=shape["rows"],
-        length=shape["length"],
-        dtype=str(parts.policy.dtype).removeprefix("torch."),
-        kind=parts.base.kind,
-        supervised_share=report.share_supervised,
-        num_outputs=parts.policy.head.num_outputs if parts.policy.head is not None else 0,
-    )
-    shown = ("weights", "gradients", "optimizer", "activations", "head", "runtime")
-    peak, memory_parts = estimate.peak, {name: int(getattr(estimate, name)) for name in shown}
+    ahead = _look_ahead(parts)
+    estimate, seconds = _predict(parts, ahead)
+    shown = ("weights", "gradients", "optimizer", "activations", "runtime")
+    memory_parts = {name: int(getattr(estimate, name)) for name in shown}
+    memory_parts["allocator"] = estimate.held - estimate.peak
+    peak = estimate.held
     epochs = parts.plan.steps / steps_per_epoch(len(parts.train), recipe.training.batch_size)
-    trained_tokens = int(lengths.sum() * epochs)
-    rate = probe.matmul_rate(str(parts.policy.dtype).removeprefix("torch."))
-    seconds = trained_tokens * estimate.flops_per_token / (rate * EFFICIENCY)
-    spread = (0.6, 1.7)
+    spread = SPREAD if parts.policy.device.type == "cpu" else ACCELERATOR_SPREAD
     if measure:
         seconds, peak = _measure(parts)
+        memory_parts["allocator"] = 0  # what it keeps after a few steps is part of the measured peak
         spread = (0.85, 1.2)
     proof = manifest.get("split_proof", {})
     free = shutil.disk_usage(parts.project.root).free
@@ -168,7 +174,7 @@ def plan_parts(parts: Parts, *, measure: bool = False) -> Plan:
         steps=parts.plan.steps,
         batch_size=recipe.training.batch_size,
         epochs=epochs,
-        padding=shape["padding"],
+        padding=ahead.padding,
         memory_bytes=int(peak),
         memory_parts=memory_parts,
         memory_available_bytes=available_memory_bytes(),
@@ -209,21 +215,76 @@ def peak_memory_bytes() -> int:
 # ───────────────────────────────────────────────────────────────────────────── inside
 
 
-def _micro_batch_shape(parts: Parts) -> dict[str, Any]:
-    """The largest micro-batch of the first steps, and the padding over them."""
-    training = parts.recipe.training
-    rows = length = slots = tokens = 0
-    for step in range(min(parts.plan.steps, 20)):
-        chosen = parts.train.lengths[
-            step_examples(step, n=len(parts.train), batch_size=training.batch_size, seed=training.seed)
-        ]
-        for micro in micro_batches(chosen, budget_tokens=parts.plan.micro_batch_tokens, packing=training.packing):
-            longest = max(sum(int(chosen[i]) for i in row) for row in micro)
-            slots += len(micro) * longest
-            tokens += sum(int(chosen[i]) for row in micro for i in row)
-            if len(micro) * longest > rows * length:
-                rows, length = len(micro), longest
-    return {"rows": rows, "length": length, "padding": 1 - tokens / slots}
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What the first steps of a run consist of."""
+
+    largest: Batch
+    typical: list[Batch]
+    per_step: float
+    """Micro-batches in a step."""
+    shapes: int
+    padding: float
+
+
+def _look_ahead(parts: Parts) -> _Ahead:
+    training, feed = parts.recipe.training, parts.train
+    found: list[tuple[float, list[int], list[list[int]], tuple[int, int]]] = []
+    steps = min(parts.plan.steps, LOOKED_AT_STEPS)
+    tokens = 0
+    for step in range(steps):
+        positions = step_examples(step, n=len(feed), batch_size=training.batch_size, seed=training.seed)
+        lengths = feed.lengths[positions]
+        tokens += int(lengths.sum())
+        for rows in micro_batches(lengths, budget_tokens=parts.plan.micro_batch_tokens, packing=training.packing):
+            attended = float(sum(int(lengths[i]) ** 2 for row in rows for i in row))
+            found.append((attended, positions.tolist(), rows, feed.shape(positions, rows)))
+    found.sort(key=lambda one: one[0])
+    largest = max(found, key=lambda one: one[3][0] * one[3][1])
+    slots = sum(rows * width for *_, (rows, width) in found)
+    return _Ahead(
+        largest=feed.collate(largest[1], largest[2]),
+        typical=[feed.collate(*found[int(len(found) * place)][1:3]) for place in TYPICAL],
+        per_step=len(found) / steps,
+        shapes=len({shape for *_, shape in found}),
+        padding=1 - tokens / slots,
+    )
+
+
+def _predict(parts: Parts, ahead: _Ahead) -> tuple[memory.Estimate, float]:
+    """Return what a step needs, and the seconds of all steps."""
+    policy, dtype = parts.policy, str(parts.policy.dtype).removeprefix("torch.")
+    dry = DryRun(
+        parts.base.model.config,
+        adapter=parts.recipe.adapter.kind,
+        options=parts.recipe.adapter.options,
+        kind=parts.base.kind,
+        head=parts.method.head(),
+        dtype=dtype,
+        support=parts.base.attention,
+        large=memory.large_block(jobs.worker_environment()),
+    )
+
+    def loss(policy: Policy, batch: Batch) -> torch.Tensor:
+        return torch.stack([term.total * term.coefficient for term in parts.method.loss(policy, batch)]).sum()
+
+    on_cpu = policy.device.type == "cpu"
+    passes = 2 if ahead.per_step > 1 else 1
+    estimate = memory.estimate(dry, ahead.largest, loss, passes=passes, shapes=ahead.shapes, allocator=on_cpu)
+    if not on_cpu:
+        tokens = float(parts.train.lengths.mean()) * parts.recipe.training.batch_size * parts.plan.steps
+        rate = accelerator_matmul(policy.device, policy.dtype)
+        return estimate, tokens * estimate.flops_per_token / (rate * ACCELERATOR_SHARE)
+    measured = rates(dtype)
+    step = duration.step_seconds(
+        [dry.run(batch, loss).work for batch in ahead.typical],
+        per_step=ahead.per_step,
+        num_trained=estimate.num_trained,
+        held=estimate.heap * (1 + memory.HOLES) / loop.TRIM_STEPS,
+        rates=measured,
+        threads=torch.get_num_threads(),
+    )
+    return estimate, step * parts.plan.steps + estimate.products * measured.compile
 
 
 def _measure(parts: Parts) -> tuple[float, int]:

@@ -1,9 +1,10 @@
-"""Write a project's first recipe from its rows, add sources without touching comments, read the files it names."""
+"""Write a project's first recipe from its rows, add sources without touching comments, keep a recipe with its run."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any
 import yaml
 
 from metier.core.errors import ConfigError, DataError
-from metier.core.project import Project, write_text
+from metier.core.project import Project, read_json, write_json, write_text
 from metier.core.recipe import Recipe
+from metier.core.yamlmarks import load_marked
 from metier.data.formats import Detection, detect
 from metier.data.rows import Row
 from metier.data.source import read_rows
 
 DETECTION_ROWS = 200
+WRITTEN, RESOLVED, LINES = "recipe.yaml", "recipe.resolved.yaml", "recipe.lines.json"
+"""The recipe in a run's directory: the text, every key with its value, and the line of each key in the user's file."""
 METHOD_OF = {"labelled": "classify", "text": "cpt", "conversation": "sft"}
 TASK_OF = {"labelled": "classify", "text": "continue", "conversation": "chat"}
 
@@ -99,8 +103,41 @@ def chat_template(recipe: Recipe, project: Project) -> str | None:
             place=recipe.place("model.chat_template"),
             received=written,
             expected="a Jinja file, or the built-in `chatml` or `plain`",
+            fix=f"write the file {project.shown(path)}, or model.chat_template=chatml",
         )
     return path.read_text(encoding="utf-8")
+
+
+# ───────────────────────────────────────────────────────────────────────────── the recipe of a run
+
+
+def keep(recipe: Recipe, folder: Path, text: str = "") -> None:
+    """Write a recipe into a run's directory: as its user wrote it, and resolved with where each key was written.
+
+    Args:
+        text: the file that the user wrote; empty where there is none, or where it is there already.
+    """
+    if text or not (folder / WRITTEN).exists():
+        write_text(folder / WRITTEN, text or recipe.to_yaml())
+    # The lines are kept, not looked up again: the user goes on editing that file, and `key=value` is nowhere in it.
+    write_json(folder / LINES, {"file": recipe.file, "lines": recipe.lines})
+    write_text(folder / RESOLVED, recipe.to_yaml())
+
+
+def kept(folder: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Return the recipe of a run; its errors name the file and line that the user wrote, not the resolved copy's.
+
+    A run that was started from Python without a file is told with the recipe.yaml in its own directory.
+
+    Raises:
+        ConfigError: as `Recipe.read`.
+    """
+    found = read_json(folder / LINES) if (folder / LINES).is_file() else {}
+    file, lines = str(found.get("file", "")), dict(found.get("lines", {}))
+    if not file and (folder / WRITTEN).is_file():
+        file = f"{folder.name}/{WRITTEN}"
+        lines = load_marked((folder / WRITTEN).read_text(encoding="utf-8-sig"), file).lines
+    return Recipe.read(folder / RESOLVED, overrides, origin=(file, lines) if file else None)
 
 
 # ───────────────────────────────────────────────────────────────────────────── inside
@@ -109,7 +146,13 @@ def chat_template(recipe: Recipe, project: Project) -> str | None:
 def _detected(data: Path, task: str | None) -> Detection:
     rows = [row.value for row in islice(read_rows(data), DETECTION_ROWS) if isinstance(row, Row)]
     if not rows:
-        raise DataError(305, "No row of the file can be read", place=str(data))
+        raise DataError(
+            305,
+            "No row of the file can be read",
+            place=str(data),
+            expected="JSONL, JSON, CSV, TSV, Parquet or text with at least one row",
+            fix="open the file and look at its first lines",
+        )
     return detect(rows, task, place=data.name)
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from metier.actions.compose import Parts
 from metier.core.project import read_json
 from metier.core.run import Run
 from metier.evaluation.result import DataSummary, TrainingSummary
-from metier.training.validate import overfitting
+from metier.training import checkpoint
+from metier.training.validate import Watch, overfitting
 
 CURVE_POINTS = 400
 
 
-def training_summary(parts: Parts, run: Run) -> TrainingSummary:
-    """Return how the run was trained; a step taken twice (after a kill) counts once, as it was taken last."""
-    steps = {int(e["step"]): e for e in run.events("step")}
-    evaluations = {int(e["step"]): e for e in run.events("evaluation")}
-    taken = [steps[s] for s in sorted(steps)]
+def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
+    """Return how the run was trained, and which of its checkpoints is measured.
+
+    Args:
+        path: the checkpoint that the policy holds.
+    """
+    taken, evaluations = _history(run)
     tokens = sum(int(e["tokens"]) for e in taken)
     slots = sum(int(e["slots"]) for e in taken)
     examples = sum(int(e["examples"]) for e in taken)
@@ -25,11 +29,11 @@ def training_summary(parts: Parts, run: Run) -> TrainingSummary:
     status = run.status()
     plan = read_json(run.dir / "plan.json") if (run.dir / "plan.json").exists() else {}
     peak = int(status.get("peak_memory_bytes", 0))
-    best = read_json(run.dir / "best.json") if (run.dir / "best.json").exists() else {}
     validation = [
-        {k: float(v) for k, v in evaluations[s].items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        for s in sorted(evaluations)
+        {k: float(v) for k, v in e.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        for e in evaluations
     ]
+    environment = run.dir / "environment.json"
     trained = parts.policy.trained()
     return TrainingSummary(
         method=parts.recipe.method.kind,
@@ -46,16 +50,19 @@ def training_summary(parts: Parts, run: Run) -> TrainingSummary:
         trainable_parameters=sum(p.numel() for p in trained.values()),
         total_parameters=parts.base.num_parameters
         + (sum(p.numel() for p in parts.policy.head.parameters()) if parts.policy.head is not None else 0),
-        best_step=int(best.get("step", 0)),
-        stopped_early=bool(taken) and int(taken[-1]["step"]) < parts.plan.steps,
+        planned_steps=parts.plan.steps,
+        best_step=int(path.name.removeprefix("step-")),
+        chosen_by=_chosen_by(run, path),
+        stopped_early=_stopped_early(parts, evaluations),
         overfitting=overfitting(
-            _since_last(taken, sorted(evaluations)), [(int(v["step"]), v["loss"]) for v in validation]
+            _since_last(taken, [int(e["step"]) for e in evaluations]), [(int(v["step"]), v["loss"]) for v in validation]
         ),
         curve=_thinned(taken),
         validation_curve=validation,
         estimate={k: float(plan[k]) for k in ("seconds", "memory_bytes", "disk_bytes") if k in plan},
         actual={"seconds": train_seconds, "memory_bytes": float(peak), "disk_bytes": float(disk_bytes(run))},
-        choices=parts.choices,
+        # Those of the training: a finished run may be measured on another machine.
+        choices=read_json(environment)["choices"] if environment.exists() else parts.choices,
     )
 
 
@@ -80,6 +87,42 @@ def data_summary(parts: Parts) -> DataSummary:
 def disk_bytes(run: Run) -> int:
     """Return the size of a run's directory."""
     return sum(p.stat().st_size for p in run.dir.rglob("*") if p.is_file())
+
+
+def _history(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the steps and the evaluations that led to the run's last weights, oldest first.
+
+    A start that resumes goes back to a checkpoint: the steps that an earlier start had taken beyond it are lost, and
+    those that are taken again count once.
+    """
+    steps: list[dict[str, Any]] = []
+    evaluations: list[dict[str, Any]] = []
+    for event in run.events():
+        if event.get("kind") == "step":
+            for seen in (steps, evaluations):
+                while seen and int(seen[-1]["step"]) >= int(event["step"]):
+                    seen.pop()
+            steps.append(event)
+        elif event.get("kind") == "evaluation":
+            evaluations.append(event)
+    return steps, evaluations
+
+
+def _stopped_early(parts: Parts, evaluations: list[dict[str, Any]]) -> bool:
+    """Whether validation ended the run before its planned steps; a run that somebody stopped did not stop early."""
+    watch = Watch(parts.watch.metric, parts.watch.patience, parts.watch.first_step)
+    for event in evaluations:
+        watch.see(int(event["step"]), {watch.metric: float(event[watch.metric])})
+    return watch.done and watch.last_step < parts.plan.steps
+
+
+def _chosen_by(run: Run, path: Path) -> str:
+    """What chose the checkpoint, in the words of TrainingSummary."""
+    best = read_json(run.dir / "best.json") if (run.dir / "best.json").exists() else {}
+    if best.get("checkpoint") == path.name:
+        return str(best.get("chosen_by", ""))
+    # Before the first evaluation nothing has been chosen: the newest one is used.
+    return "last step" if not best and checkpoint.listing(run.checkpoints_dir)[-1:] == [path] else "request"
 
 
 def _since_last(taken: list[dict[str, Any]], marks: list[int]) -> list[tuple[int, float]]:

@@ -7,21 +7,12 @@ import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from metier.actions.recipes import chat_template
+from metier.actions.recipes import chat_template, keep, kept
 from metier.core import audit, jobs
 from metier.core.catalog import catalog
-from metier.core.errors import (
-    Bug,
-    ConfigError,
-    DataError,
-    GateError,
-    MachineError,
-    MetierError,
-    PermissionDenied,
-)
-from metier.core.project import Project, digest_json, write_text
+from metier.core.errors import ConfigError
+from metier.core.project import Project, digest_json
 from metier.core.recipe import Recipe, differences
 from metier.core.run import Run
 from metier.governance import permission
@@ -43,8 +34,7 @@ def create(recipe: Recipe, project: Project, recipe_text: str = "") -> Run:
         recipe_text = recipe_text or recipe.to_yaml()
         recipe = recipe.with_values({"model.chat_template": text})
     folder = project.new_run_dir(recipe.method.kind, recipe.name)
-    write_text(folder / "recipe.yaml", recipe_text or recipe.to_yaml())
-    write_text(folder / "recipe.resolved.yaml", recipe.to_yaml())
+    keep(recipe, folder, recipe_text)
     run = Run.create(
         folder,
         name=recipe.name,
@@ -62,14 +52,18 @@ def check_kinds(recipe: Recipe) -> None:
     """Resolve every plug-in a recipe names, so that a misspelt one or its option fails before anything slow starts.
 
     Raises:
-        ConfigError: E210, E211, a method, adapter, step, metric or target that does not exist, or an option of it.
+        ConfigError: E210, E211, a method, adapter, step, metric or target that does not exist, or an option of it;
+            E245, a part of `data.prompt` that the method would not read.
     """
     from metier.evaluation.inputs import chosen_metrics
+    from metier.training.method import Method
 
     sections = [("methods", "method", recipe.method), ("adapters", "adapter", recipe.adapter)]
     sections += [("steps", f"data.steps.{i}", step) for i, step in enumerate(recipe.data.steps)]
     for name, key, section in sections:
         catalog(name).options(section.kind, section.options, place=recipe.place(key))
+    method = Method.of(recipe.method.kind, recipe.method.options, place=recipe.place("method"))
+    method.check_prompt(recipe.data.prompt, place=recipe.place)
     chosen_metrics("chat", recipe.evaluation.metrics, {}, place=recipe.place("evaluation.metrics"))
     chosen_metrics("chat", (), recipe.objective.targets, place=recipe.place("objective.targets"))
 
@@ -81,10 +75,13 @@ def start(run: Run) -> Run:
 
 
 def wait(run: Run) -> Run:
-    """Wait until the run's worker ends; Ctrl+C asks it to save and stop.
+    """Wait until the run is done and return it; Ctrl+C asks it to save and stop.
+
+    A run that somebody else stopped (`metier runs stop`) is no error of the run, but it is not the finished run that
+    was waited for either, and its model must not be taken for one: that is E259.
 
     Raises:
-        MetierError: the error that made the run fail, with its code.
+        MetierError: the error that made the run fail, with its code; ConfigError: E259, the run was stopped.
     """
     try:
         for _ in jobs.watch(run):
@@ -96,23 +93,19 @@ def wait(run: Run) -> Run:
         raise
     status = run.status()
     if status["state"] == "failed":
-        reason = str(status.get("reason", ""))
-        # A worker that was lost wrote no error: the last one is of an earlier start.
-        last = list(run.events("error"))[-1:] if reason != "worker-lost" else []
-        raise _failure(run, next(iter(last), None), reason)
-    return run
-
-
-def _failure(run: Run, event: dict[str, Any] | None, reason: str) -> MetierError:
-    if event is None:
-        return MachineError(
-            454, f"The worker of run {run.number} was lost ({reason})", fix=f"metier runs resume {run.number}"
+        raise jobs.failure(run)
+    if status["state"] == "stopped":
+        taken = max((int(e["step"]) for e in run.events("step")), default=0)
+        raise ConfigError(
+            259,
+            f"Run {run.number} was stopped before it was done",
+            place=run.dir.name,
+            received=f"{status.get('reason') or 'a request to stop'} after step {taken}",
+            expected="a run that is done",
+            fix=f"metier runs resume {run.number} goes on with it; "
+            f"metier evaluate {run.number} measures what it has learnt so far",
         )
-    number = int(str(event["code"]).removeprefix("E"))
-    kinds = (Bug, ConfigError, DataError, MachineError, GateError, PermissionDenied)
-    kind = next(k for k in kinds if k.digit == number // 100)
-    fields = {k: str(event.get(k, "")) for k in ("place", "received", "expected", "fix")}
-    return kind(number, str(event["what"]), **fields)
+    return run
 
 
 def resume(project: Project, ref: str, overrides: Iterable[str] = (), *, fork: bool = False) -> Run:
@@ -125,9 +118,8 @@ def resume(project: Project, ref: str, overrides: Iterable[str] = (), *, fork: b
         ConfigError: E238 a semantic key would change; E239 the run is done; E234 it is running.
     """
     run = Run(project.run_dir(ref))
-    text = (run.dir / "recipe.resolved.yaml").read_text(encoding="utf-8")
-    old = Recipe.parse(text, file="recipe.resolved.yaml")
-    new = Recipe.parse(text, file="recipe.resolved.yaml", overrides=overrides)
+    overrides = list(overrides)
+    old, new = kept(run.dir), kept(run.dir, overrides)
     if fork:
         return create(new, project)
     if run.held():
@@ -153,7 +145,7 @@ def resume(project: Project, ref: str, overrides: Iterable[str] = (), *, fork: b
         )
     check_kinds(new)
     permission.check(new, project.settings)
-    write_text(run.dir / "recipe.resolved.yaml", new.to_yaml())
+    keep(new, run.dir)
     audit.append(project, "train.resume", run=run.id, changed=[c.key for c in differences(old, new)])
     return run
 

@@ -156,5 +156,5 @@ def _as_written(source: str, root: Path) -> str:
 def _pair(text: str) -> tuple[str, str]:
     name, equals, column = text.partition("=")
     if not (name and equals and column):
-        raise ConfigError(207, "--map takes NAME=COLUMN", received=text, expected="such as text=body")
+        raise ConfigError(207, "--map takes NAME=COLUMN", received=text, expected="NAME=COLUMN", fix="--map text=body")
     return name, column

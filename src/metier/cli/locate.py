@@ -44,6 +44,7 @@ def recipe(words: Sequence[str] | None) -> Located:
             "More than one recipe is given",
             received=" ".join(files),
             expected="one recipe, then section.key=value",
+            fix=f"{files[0]} alone",
         )
     path = _named(files[0]) if files else _only()
     loaded = Recipe.read(path, overrides)

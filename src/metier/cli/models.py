@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 import json as jsonlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,12 @@ from metier.cli import locate
 from metier.cli.flags import Json, PolicyRef
 from metier.cli.show import Show, pairs, style
 from metier.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from metier.actions.question import Question
+
+PROMPT_CHARS = 200
+"""Characters of a run's prompt that chat shows."""
 
 app = typer.Typer(help="Export models.", no_args_is_help=True)
 
@@ -35,7 +42,11 @@ def predict(
     ref: PolicyRef,
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TEXT", help="Inputs; without any, lines from stdin.", show_default=False),
+        typer.Argument(
+            metavar="TEXT",
+            help="Inputs, for the one column that the run's prompt names; without any, lines from stdin.",
+            show_default=False,
+        ),
     ] = None,
     file: Annotated[
         Path | None,
@@ -67,24 +78,24 @@ def chat(
 ) -> None:
     """Talk to a run, and to its untouched base beside it.
 
-    One line at a time; an empty line or Ctrl+D ends the conversation.
+    One line at a time; an empty line or Ctrl+D ends the conversation. A run whose recipe has data.prompt is asked by
+    that prompt: what you type fills its column (a line per column where it names several), and each message is a
+    question of its own.
     """
     from metier.actions import models as actions
     from metier.core.page import visible
 
     show = Show(json)
     project, run = locate.run(ref.partition("@")[0])
-    show.say(f"run {run.number}; an empty line ends the conversation")
     session = actions.chat(project, ref)
-    while True:
-        text = _asked()
-        if not text:
-            return
-        answers = {"run": session.reply(text)}
+    for line in _opening(run.number, session.question):
+        show.say(line)
+    while asked := _asked(session.question.columns):
+        answers = {"run": session.reply(asked)}
         if vs is not None:
-            answers["base"] = session.base_reply(text)
+            answers["base"] = session.base_reply(asked)
         if json:
-            sys.stdout.write(jsonlib.dumps({"input": text, **answers}, ensure_ascii=False) + "\n")
+            sys.stdout.write(jsonlib.dumps({"input": asked, **answers}, ensure_ascii=False) + "\n")
             sys.stdout.flush()
             continue
         label = {"run": f"run {run.number}", "base": "base"}
@@ -133,12 +144,21 @@ def _inputs(texts: list[str] | None, file: Path | None) -> list[str | dict[str, 
     if texts:
         return list(texts)
     if file is None and sys.stdin.isatty():
-        raise ConfigError(256, "There is nothing to answer", expected="TEXT, --file FILE or lines on stdin")
+        raise ConfigError(
+            256,
+            "There is nothing to answer",
+            expected="TEXT, --file FILE or lines on stdin",
+            fix="metier predict RUN 'a text'",
+        )
     try:
         content = sys.stdin.read() if file is None else file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            380, "The inputs cannot be read", place=str(file or "stdin"), received=type(error).__name__
+            380,
+            "The inputs cannot be read",
+            place=str(file or "stdin"),
+            received=type(error).__name__,
+            fix="name a UTF-8 text file that can be read",
         ) from None
     lines = [line for line in content.splitlines() if line.strip()]
     if file is None or file.suffix.lower() not in (".jsonl", ".ndjson"):
@@ -152,12 +172,44 @@ def _object(line: str, place: str) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise DataError(381, "The line is not a JSON object", place=place, expected="one object per line")
+        raise DataError(
+            381,
+            "The line is not a JSON object",
+            place=place,
+            expected="one object per line",
+            fix='write it as {"text": "…"}, or give the file another ending than .jsonl: then each line is a text',
+        )
     return value
 
 
-def _asked() -> str:
-    prompt = style("you  ", "cyan") if sys.stdin.isatty() else ""
-    sys.stderr.write(prompt)
+def _opening(number: int, question: Question) -> list[str]:
+    """What chat says before the first message."""
+    if not question.once:
+        return [f"run {number}; an empty line ends the conversation"]
+    first = f"run {number} answers one question, asked as in training: each message starts anew, an empty line ends"
+    written = jsonlib.dumps(question.prompt.user, ensure_ascii=False)
+    lines = [first, f"prompt  {written if len(written) <= PROMPT_CHARS else written[:PROMPT_CHARS] + '…'}"]
+    if len(question.columns) > 1:
+        lines.append(f"type    a line each for {', '.join(question.columns)}")
+    return lines
+
+
+def _asked(columns: Sequence[str]) -> str | dict[str, str]:
+    """The next message: a line, or a line per column; nothing at the end. Columns that do not come are left out."""
+    if len(columns) == 1:
+        return _line("you") or ""
+    answers: dict[str, str] = {}
+    for name in columns:
+        line = _line(name)
+        if line is None or not (line or answers):
+            break
+        answers[name] = line
+    return answers
+
+
+def _line(name: str) -> str | None:
+    """A line from stdin, None at its end."""
+    sys.stderr.write(style(f"{name}  ", "cyan") if sys.stdin.isatty() else "")
     sys.stderr.flush()
-    return sys.stdin.readline().strip()
+    line = sys.stdin.readline()
+    return line.strip() if line else None

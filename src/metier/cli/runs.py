@@ -41,7 +41,8 @@ def show_run(ref: RunRef = "last", json: Json = False) -> None:
     project, run = locate.run(ref)
     status = run.status()
     evaluations = list(run.events("evaluation"))
-    checkpoints = sorted(p.name for p in run.checkpoints_dir.glob("step-*")) if run.checkpoints_dir.is_dir() else []
+    names = [p.name for p in run.checkpoints_dir.glob("step-*")] if run.checkpoints_dir.is_dir() else []
+    checkpoints = sorted(names, key=lambda name: (len(name), name))  # a seventh digit follows step-999999
     value = {**_summary(run), "status": status, "evaluations": evaluations, "checkpoints": checkpoints}
     text = pairs(
         {

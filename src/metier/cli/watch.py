@@ -6,13 +6,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from metier.cli.progress import Printer, Silence, printer
 from metier.cli.show import Show, duration, style
-from metier.core.errors import ConfigError, DataError, GateError, MachineError, PermissionDenied
+from metier.core.errors import Bug, ConfigError
 
 if TYPE_CHECKING:
     from metier.core.run import Run
@@ -45,9 +45,13 @@ def follow(run: Run, *, offset: int = 0) -> None:
 def outcome(run: Run, show: Show, *, then: bool = True) -> None:
     """Print how a run ended: its sentence and report, or the command that resumes it, or its error.
 
+    Of a bug it shows the traceback that is in the worker's log.
+
     Raises:
         typer.Exit: the run was stopped or met a bug; MetierError: the error that the worker met.
     """
+    from metier.core import jobs
+
     status = run.status()
     state, reason = status["state"], str(status.get("reason") or "")
     if state == "done":
@@ -64,15 +68,12 @@ def outcome(run: Run, show: Show, *, then: bool = True) -> None:
         show.result({"run": run.number, "state": state, "reason": reason, "dir": str(run.dir), "resume": resume})
         show.say(f"Run {run.number} is stopped. Continue with:  {style(resume, 'bold')}")
         raise typer.Exit(_EXIT.get(reason, 130))
-    found = list(run.events("error"))[-1:] if reason != "worker-lost" else []
-    if found:
-        _raise(found[0], run, show)
-    raise MachineError(
-        454,
-        f"The worker of run {run.number} is gone without a word (killed, or the machine ran out of memory)",
-        place=str(run.log_file),
-        fix=f"metier runs resume {run.number}",
-    )
+    error = jobs.failure(run)
+    if error.exit_code != Bug.digit:
+        raise error
+    show.result({"error": error.to_json()})
+    show.say(f"{log_tail(run)}\n{error.code} {error.what}  {run.log_file}")
+    raise typer.Exit(error.exit_code)
 
 
 def log_tail(run: Run, lines: int = LOG_TAIL_LINES) -> str:
@@ -142,16 +143,3 @@ def _content(event: dict[str, Any]) -> dict[str, Any]:
 def _conclusion(value: dict[str, Any]) -> str:
     sentence, report = value.get("sentence", f"Run {value['run']} is done."), value.get("report")
     return f"{sentence}\nreport: {report}" if report else str(sentence)
-
-
-def _raise(event: dict[str, Any], run: Run, show: Show) -> NoReturn:
-    """Raise the error that the worker wrote down; of a bug, show the traceback that is in its log."""
-    error = {name: str(event.get(name, "")) for name in ("code", "what", "place", "received", "expected", "fix")}
-    digit = int(event.get("exit_code", 1))
-    if digit == 1:
-        show.result({"error": error})
-        show.say(f"{log_tail(run)}\n{error['code']} {error['what']}  {run.log_file}")
-        raise typer.Exit(1)
-    kind = next(k for k in (ConfigError, DataError, MachineError, GateError, PermissionDenied) if k.digit == digit)
-    number, what = int(error.pop("code")[1:]), error.pop("what")
-    raise kind(number, what, **error)

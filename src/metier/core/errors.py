@@ -17,7 +17,8 @@ Row content never goes into an error: it may be personal data. Names of fields, 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class MetierError(Exception):
@@ -147,6 +148,15 @@ class PermissionDenied(MetierError):
     """A source may not be used for this purpose."""
 
     digit = 6
+
+
+def from_json(value: Mapping[str, Any]) -> MetierError:
+    """Return the error that `to_json` wrote down, such as that of a run's worker; parts that are missing are empty."""
+    number = int(str(value["code"]).removeprefix("E"))
+    kinds = (Bug, ConfigError, DataError, MachineError, GateError, PermissionDenied)
+    kind = next(k for k in kinds if k.digit == number // 100)
+    parts = {name: str(value.get(name, "")) for name in ("place", "received", "expected", "fix")}
+    return kind(number, str(value.get("what", "")), **parts)
 
 
 def _rebuild(kind: type[MetierError], number: int, fields: dict[str, str]) -> MetierError:

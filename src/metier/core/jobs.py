@@ -28,9 +28,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from metier.core.errors import ConfigError, MachineError
+from metier.core.errors import ConfigError, MachineError, MetierError, from_json
 from metier.core.extras import user_dir
-from metier.core.project import disk_errors, now
+from metier.core.project import disk_errors, now, run_number
 from metier.core.run import Run
 
 HEARTBEAT_SECONDS = 10.0
@@ -142,10 +142,29 @@ def kill(run: Run) -> None:
     patience = time.monotonic() + KILL_SECONDS
     while run.held():
         if time.monotonic() > patience:
-            raise MachineError(452, f"Process {pid} of run {run.number} does not end", place=str(run.dir))
+            raise MachineError(
+                452,
+                f"Process {pid} of run {run.number} does not end",
+                place=str(run.dir),
+                fix=f"it waits for a disk or a device; end it with: kill -9 {pid}",
+            )
         time.sleep(0.02)
     if run.status()["state"] != "done":  # it may have ended well in the last instant
         run.update(state="stopped", stopped=now(), reason="killed")
+
+
+def failure(run: Run) -> MetierError:
+    """Return why a failed run failed: the error that its worker wrote down, or E454 where it wrote none."""
+    # A worker that was lost wrote no error: the last one is of an earlier start.
+    found = list(run.events("error"))[-1:] if run.status().get("reason") != "worker-lost" else []
+    if found:
+        return from_json(found[0])
+    return MachineError(
+        454,
+        f"The worker of run {run.number} is gone without a word (killed, or the machine ran out of memory)",
+        place=str(run.log_file),
+        fix=f"metier runs resume {run.number}",
+    )
 
 
 def heartbeat_age(run: Run) -> float | None:
@@ -252,7 +271,8 @@ def _read_slot(path: Path) -> dict[str, Any]:
 
 def _describe(holder: dict[str, Any]) -> str:
     folder = Path(str(holder.get("run", "")))
-    return f"run {int(folder.name[:4])} of {folder.parent.parent.name}" if folder.name[:4].isdigit() else "another run"
+    number = run_number(folder.name)
+    return "another run" if number is None else f"run {number} of {folder.parent.parent.name}"
 
 
 def _reap(worker: subprocess.Popen[bytes]) -> None:

@@ -26,6 +26,7 @@ from metier.core.errors import ConfigError, MachineError
 
 SCHEMA_VERSION = 1
 PROJECT_FILE = "metier.yaml"
+_WRITTEN_BY_METIER = "restore the file from a copy, or make the run, dataset or model it belongs to again"
 
 
 # ───────────────────────────────────────────────────────────────────────────── small facts
@@ -50,6 +51,15 @@ def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_number(name: str) -> int | None:
+    """Return the number of a run directory's name (`0012-7f3a-sft-support` → 12), None for any other name.
+
+    Four digits are the least that is written; a fifth follows 9999.
+    """
+    match = re.match(r"([0-9]{4,})-", name)
+    return int(match[1]) if match else None
 
 
 # ───────────────────────────────────────────────────────────────────────────── atomic files
@@ -81,7 +91,12 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError):
             raise
-        raise MachineError(422, f"Input/output error: {error.strerror}", place=str(path)) from error
+        raise MachineError(
+            422,
+            f"Input/output error: {error.strerror}",
+            place=str(path),
+            fix="check the disk and its connection, then repeat",
+        ) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -120,11 +135,19 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(220, "There is no such file", place=str(path)) from None
+        raise ConfigError(220, "There is no such file", place=str(path), fix=_WRITTEN_BY_METIER) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(221, "The file is not valid JSON", place=str(path), received=str(error)) from None
+        raise ConfigError(
+            221, "The file is not valid JSON", place=str(path), received=str(error), fix=_WRITTEN_BY_METIER
+        ) from None
     if not isinstance(value, dict):
-        raise ConfigError(221, "The file is not a JSON object", place=str(path), received=type(value).__name__)
+        raise ConfigError(
+            221,
+            "The file is not a JSON object",
+            place=str(path),
+            received=type(value).__name__,
+            fix=_WRITTEN_BY_METIER,
+        )
     if value.get("schema_version", SCHEMA_VERSION) > SCHEMA_VERSION:
         raise ConfigError(
             222,
@@ -160,9 +183,22 @@ class Project:
         except FileNotFoundError:
             raise ConfigError(230, "This folder is not a Metier project", place=str(root), fix="metier init") from None
         except yaml.YAMLError as error:
-            raise ConfigError(204, "This is not valid YAML", place=str(self.file), received=str(error)) from None
+            raise ConfigError(
+                204,
+                "This is not valid YAML",
+                place=str(self.file),
+                received=str(error),
+                fix="quote values that hold `:`, `{` or `#`; indent with spaces",
+            ) from None
         if not isinstance(settings, dict):
-            raise ConfigError(204, "The project file is not a mapping", place=str(self.file))
+            raise ConfigError(
+                204,
+                "The project file is not a mapping",
+                place=str(self.file),
+                received=type(settings).__name__,
+                expected="version, name, gates",
+                fix="write it as `key: value` lines, such as `name: support`",
+            )
         self.settings: dict[str, Any] = settings
 
     @classmethod
@@ -262,8 +298,8 @@ class Project:
         with disk_errors(self.runs_dir):
             self.runs_dir.mkdir(parents=True, exist_ok=True)
             while True:
-                numbers = [int(p.name[:4]) for p in self.runs_dir.iterdir() if re.match(r"\d{4}-", p.name)]
-                number = max(numbers, default=0) + 1
+                numbers = [run_number(p.name) for p in self.runs_dir.iterdir()]
+                number = max((n for n in numbers if n is not None), default=0) + 1
                 # The number alone is the claim: two starters cannot both make this marker.
                 marker = self.runs_dir / f".{number:04d}.claim"
                 try:
@@ -271,7 +307,7 @@ class Project:
                 except FileExistsError:
                     self._drop_stale(marker)
                     continue
-                if any(p.name.startswith(f"{number:04d}-") for p in self.runs_dir.iterdir()):
+                if any(run_number(p.name) == number for p in self.runs_dir.iterdir()):
                     marker.unlink()  # somebody finished this number between the listing and the claim
                     continue
                 folder = self.runs_dir / f"{number:04d}-{secrets.token_hex(2)}-{method}-{name}"
@@ -283,12 +319,9 @@ class Project:
         """Return all run directories, oldest first."""
         if not self.runs_dir.is_dir():
             return []
-        return sorted(
-            # Without a status file it is being made or being deleted, in this instant or by a process that was killed.
-            p
-            for p in self.runs_dir.iterdir()
-            if re.match(r"\d{4}-", p.name) and (p / "status.json").is_file()
-        )
+        numbered = [(run_number(p.name), p) for p in self.runs_dir.iterdir()]
+        # Without a status file it is being made or being deleted, in this instant or by a process that was killed.
+        return [p for _, p in sorted((n, p) for n, p in numbered if n is not None and (p / "status.json").is_file())]
 
     def run_dir(self, ref: str) -> Path:
         """Return the run directory for `12`, `0012`, a directory name, a path, or `last`.
@@ -300,7 +333,7 @@ class Project:
         ref = ref.removeprefix("run:")
         if ref == "last" and runs:
             return runs[-1]
-        found = [r for r in runs if r.name == ref or (ref.isdigit() and int(r.name[:4]) == int(ref))]
+        found = [r for r in runs if r.name == ref or (ref.isdecimal() and run_number(r.name) == int(ref))]
         if not found and (Path(ref) / "status.json").is_file():
             found = [Path(ref).resolve()]
         if len(found) != 1:
@@ -308,7 +341,7 @@ class Project:
                 232,
                 f"There is no run `{ref}`",
                 place=str(self.runs_dir),
-                expected=", ".join(r.name[:4].lstrip("0") for r in runs[-10:]) or "no run exists yet",
+                expected=", ".join(str(run_number(r.name)) for r in runs[-10:]) or "no run exists yet",
                 fix="metier runs ls",
             )
         return found[0]

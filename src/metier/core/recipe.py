@@ -120,10 +120,15 @@ class Source(Section):
 
 
 class Prompt(Section):
-    """How a labelled or prompt/completion row becomes a conversation. `{column}` is filled from the row."""
+    """How a labelled or prompt/completion row becomes a conversation. `{column}` is filled from the row.
 
-    system: str | None = key(None, "System message.")
-    user: str | None = key(None, "User message, such as `Summarize for a physician:\\n{dialogue}`.")
+    The same question is asked in training, evaluation, `metier predict` and `metier chat`.
+    """
+
+    system: str | None = key(None, "System message; not for methods with a task head, which read the text alone.")
+    user: str | None = key(
+        None, "User message, such as `Summarize for a physician:\\n{dialogue}`; names at least one column."
+    )
 
 
 class SplitOptions(Section):
@@ -240,8 +245,17 @@ class Recipe(Section):
     _file: str = PrivateAttr(default="")
 
     @classmethod
-    def read(cls, path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    def read(
+        cls,
+        path: Path,
+        overrides: Iterable[str] = (),
+        *,
+        origin: tuple[str, Mapping[str, int]] | None = None,
+    ) -> Recipe:
         """Read a recipe file and apply `section.key=value` overrides.
+
+        Args:
+            origin: as in `parse`.
 
         Raises:
             ConfigError: E201 unknown key, E202 wrong value, E203 no such file, E204 not YAML, E205 a key given twice,
@@ -266,14 +280,28 @@ class Recipe(Section):
                 place=str(path),
                 fix="change its permissions, or name another file",
             ) from None
-        return cls.parse(text, file=path.name, overrides=overrides)
+        return cls.parse(text, file=path.name, overrides=overrides, origin=origin)
 
     @classmethod
-    def parse(cls, text: str, *, file: str = "recipe.yaml", overrides: Iterable[str] = ()) -> Recipe:
-        """Read a recipe from text; `read` documents the errors."""
+    def parse(
+        cls,
+        text: str,
+        *,
+        file: str = "recipe.yaml",
+        overrides: Iterable[str] = (),
+        origin: tuple[str, Mapping[str, int]] | None = None,
+    ) -> Recipe:
+        """Read a recipe from text; `read` documents the errors.
+
+        Args:
+            file: what errors call the text.
+            origin: the `file` and `lines` of the recipe that this text was written from, where it is a copy: errors
+                about its keys then name those, since that is the file which somebody can correct.
+        """
         marked = load_marked(text, file)
         values = _migrate(marked.value, file)
-        marks = dict(marked.lines)
+        file, lines = origin or (file, marked.lines)
+        marks = dict(lines)
         for override in overrides:
             _override(values, marks, override)
         return cls.build(values, marks=marks, file=file)
@@ -288,6 +316,16 @@ class Recipe(Section):
         recipe._marks.update(marks or {})
         recipe._file = file
         return recipe
+
+    @property
+    def file(self) -> str:
+        """Name of the file it was read from; empty when it was made from plain data."""
+        return self._file
+
+    @property
+    def lines(self) -> dict[str, int]:
+        """The line of every dotted key that was written in that file."""
+        return dict(self._marks)
 
     def place(self, dotted: str) -> str:
         """Return `recipe.yaml:14` for a key, or the file's name when the key was not written there."""
@@ -361,7 +399,13 @@ def describe() -> dict[str, dict[str, Any]]:
 
 def _migrate(value: Any, file: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(204, "The recipe is not a mapping of sections", place=file, received=type(value).__name__)
+        raise ConfigError(
+            204,
+            "The recipe is not a mapping of sections",
+            place=file,
+            received=type(value).__name__,
+            fix="write it as `section:` lines; docs/recipe.md shows every section",
+        )
     version = value.get("version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise ConfigError(
@@ -377,13 +421,21 @@ def _migrate(value: Any, file: str) -> dict[str, Any]:
 def _override(values: dict[str, Any], marks: dict[str, int], override: str) -> None:
     dotted, equals, raw = override.partition("=")
     if not equals or not dotted:
-        raise ConfigError(207, "An override must be `section.key=value`", received=override)
+        raise ConfigError(
+            207,
+            "An override must be `section.key=value`",
+            received=override,
+            fix="such as training.num_train_epochs=2; quote it where the value holds spaces",
+        )
     try:
         value = yaml.safe_load(raw) if raw else None
     except yaml.YAMLError:
         value = raw
-    _assign(values, dotted.strip(), value)
-    marks.pop(dotted.strip(), None)
+    name = dotted.strip()
+    _assign(values, name, value)
+    # What the command line says is not what stands in the file, nor is anything below it.
+    for key in [k for k in marks if k == name or k.startswith(f"{name}.")]:
+        del marks[key]
 
 
 def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
@@ -406,12 +458,22 @@ def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
             node.clear()  # the old kind's own keys mean nothing to the new one
         node[leaf] = value
     else:
-        raise ConfigError(201, f"Unknown key `{dotted}`", received=dotted)
+        raise ConfigError(
+            201,
+            f"Unknown key `{dotted}`",
+            received=f"`{leaf}` below a value of type {type(node).__name__}",
+            fix="docs/recipe.md lists every key",
+        )
 
 
 def _index(node: list[Any], name: str, dotted: str) -> int:
-    if not name.isdigit() or int(name) >= len(node):
-        raise ConfigError(201, f"Unknown key `{dotted}`", received=f"`{name}` in a list of {len(node)}")
+    if not name.isdecimal() or int(name) >= len(node):
+        raise ConfigError(
+            201,
+            f"Unknown key `{dotted}`",
+            received=f"`{name}` in a list of {len(node)}",
+            fix=f"a number from 0 to {len(node) - 1}" if node else "write the whole list, or put it into the recipe",
+        )
     return int(name)
 
 

@@ -22,7 +22,7 @@ SHIPPED = "metier/nano"
 _NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 _GRAMMAR: dict[Kind, tuple[str, str]] = {
     "data": (_NAME, r"v\d+"),
-    "run": (rf"\d+|last|\d{{4}}-{_NAME}", r"best|last|step-\d+"),
+    "run": (rf"\d+|last|\d{{4,}}-{_NAME}", r"best|last|step-\d+"),
     "model": (_NAME, r"v\d+|[a-z]+"),
     "hf": (r"[\w.-]+(?:/[\w.-]+)?", r"[\w./-]+"),
     "file": (r"[^\0]+", ""),
@@ -112,4 +112,5 @@ def _unreadable(text: str) -> ConfigError:
         "This is not a reference",
         received=text if len(text) <= 80 else text[:79] + "…",
         expected="data:NAME@v3, run:12@best, model:NAME@v2, hf:ORG/NAME, file:PATH or metier/nano",
+        fix="metier runs ls lists the runs; datasets/ holds the datasets",
     )

@@ -1,7 +1,8 @@
 """Run: the handle on one run directory.
 
     runs/0012-7f3a-sft-support/
-      recipe.yaml  recipe.resolved.yaml  plan.json  environment.json  status.json  events.jsonl  log.txt
+      recipe.yaml  recipe.resolved.yaml  recipe.lines.json  plan.json  environment.json  status.json  events.jsonl
+      log.txt
       checkpoints/step-000200/  best.json  predictions/  report.{html,md,json}  README.md
 
 State machine:  created → running → done | stopped | failed;  stopped and failed may run again (resume).
@@ -51,7 +52,7 @@ class Run:
     @property
     def number(self) -> int:
         """The number a user types."""
-        return int(self.dir.name[:4])
+        return int(self.dir.name.partition("-")[0])
 
     @property
     def checkpoints_dir(self) -> Path:

@@ -19,7 +19,7 @@ from metier.core.project import Project, digest_bytes, digest_json
 from metier.core.recipe import Recipe
 from metier.core.types import SPLITS, Example, Split
 from metier.data.labels import judge_labels
-from metier.data.prompt import literals
+from metier.data.prompt import check_version, literals
 from metier.data.quarantine import Quarantine
 from metier.data.reading import (
     Collected,
@@ -56,7 +56,9 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
     """
     check_sources(recipe)
     if recipe.data.dataset:
-        return Dataset.find(project, recipe.data.dataset)
+        version = Dataset.find(project, recipe.data.dataset)
+        check_version(recipe.data.prompt, version.manifest, place=recipe.place)
+        return version
     inputs_digest = digest_json(inputs(recipe, project))
     if found := find_made(project, recipe.name, inputs_digest):
         return found
@@ -206,6 +208,7 @@ def divide(
             place=recipe.place("data"),
             received=counts,
             expected="a source with `split: train` or `split: auto`",
+            fix="metier data add FILE --split train, or smaller data.split.validation and data.split.test",
         )
     likeness = likeness.of(kept) if len(kept) < len(examples) else likeness
     made = [split for split in shares if shares[split] > 0]

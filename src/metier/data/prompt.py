@@ -6,7 +6,7 @@ The same function fills the template for training, evaluation and serving, so th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,9 @@ from metier.core.types import Conversation, Example, Labelled, Message, Text, id
 DEFAULT_USER = "{text}"
 FILLED_FORMATS = ("prompt_completion", "alpaca", "labelled")
 """Formats whose rows are columns, which `data.prompt.user` can name; the others bring their messages with them."""
+
+LABELS = "labels"
+"""The placeholder that the data set's label names fill."""
 
 REPLY_COLUMNS = ("completion", "output")
 """Columns that hold the reply: a prompt cannot name them, for it would tell the answer."""
@@ -45,6 +48,17 @@ def fill(template: str, columns: Mapping[str, Any]) -> str:
 def placeholders(template: str) -> list[str]:
     """Return the columns that a template names."""
     return [match[1] for match in _PLACEHOLDER.finditer(template) if match[1]]
+
+
+def asked_columns(template: str) -> tuple[str, ...]:
+    """Return the columns that a question needs from whoever asks it, each once; `labels` are the data set's own."""
+    return tuple(name for name in dict.fromkeys(placeholders(template)) if name != LABELS)
+
+
+def with_labels(template: str, labels: Sequence[str]) -> str:
+    """Return the template with `{labels}` replaced and every other column left open."""
+    told = written(labels).replace("{", "{{").replace("}", "}}")
+    return _PLACEHOLDER.sub(lambda match: told if match[1] == LABELS else match[0], template)
 
 
 def literals(template: str | None) -> list[str]:
@@ -105,24 +119,59 @@ def apply(example: Example, prompt: Prompt, columns: Mapping[str, Any], *, task:
     return example
 
 
-def check(prompt: Prompt, format_name: str, *, place: str = "") -> None:
+def check(prompt: Prompt, format_name: str, *, place: Callable[[str], str]) -> None:
     """Refuse a prompt that rows of a format have no use for: an option that nothing reads is an error.
+
+    Args:
+        place: says where a key of the recipe stands (Recipe.place).
 
     Raises:
         ConfigError: E245.
     """
+    rows = f"rows of the format `{format_name}` bring their own text"
+    fix = "remove `{}`, or map columns: map: {{prompt: …, completion: …}}"
     if prompt.user is not None and format_name not in FILLED_FORMATS:
-        wrong = "data.prompt.user"
-    elif prompt.system is not None and format_name == "text":
-        wrong = "data.prompt.system"
-    else:
+        raise _without_use("user", rows, place, fix)
+    if prompt.system is not None and format_name == "text":
+        raise _without_use("system", rows, place, fix)
+    if prompt.user is not None and not asked_columns(prompt.user):
+        raise ConfigError(
+            245,
+            "`data.prompt.user` names no column: every row would be asked the same",
+            place=place("data.prompt.user"),
+            received=prompt.user[:60],
+            fix=f'name the column that holds the text in braces, such as "{prompt.user.rstrip()[:30]} {{text}}"',
+        )
+
+
+def check_version(prompt: Prompt, manifest: Mapping[str, Any], *, place: Callable[[str], str]) -> None:
+    """Refuse a prompt beside `data.dataset` whose rows became messages when the version was made.
+
+    Raises:
+        ConfigError: E245.
+    """
+    made = Prompt(**(manifest.get("prompt") or {}))
+    if "labelled" in manifest["kinds"] or prompt in (Prompt(), made):
         return
-    raise ConfigError(
-        245,
-        f"`{wrong}` has no use here: rows of the format `{format_name}` bring their own text",
-        place=place,
-        fix=f"remove `{wrong}`, or map columns: map: {{prompt: …, completion: …}}",
-    )
+    leaf = "user" if prompt.user != made.user else "system"
+    why = f"the rows of data:{manifest['name']}@{manifest['version']} carry the prompt they were made with"
+    raise _without_use(leaf, why, place, "remove `{}`, or name data.sources instead of data.dataset")
+
+
+def check_method(prompt: Prompt, method: str, consumes: Sequence[str], *, place: Callable[[str], str]) -> None:
+    """Refuse a system message for a method that reads bare text: there are no roles in front of a task head.
+
+    Raises:
+        ConfigError: E245.
+    """
+    if prompt.system is not None and set(consumes) <= {"labelled", "text"}:
+        fix = "write it into data.prompt.user, in front of the text, and remove `{}`; or method.kind=sft"
+        raise _without_use("system", f"method `{method}` reads the text itself, without roles", place, fix)
+
+
+def _without_use(leaf: str, why: str, place: Callable[[str], str], fix: str) -> ConfigError:
+    key = f"data.prompt.{leaf}"
+    return ConfigError(245, f"`{key}` has no use here: {why}", place=place(key), fix=fix.format(key))
 
 
 def _asked(messages: tuple[Message, ...], prompt: Prompt, columns: Mapping[str, Any]) -> tuple[Message, ...]:

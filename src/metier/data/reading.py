@@ -148,6 +148,7 @@ def _detection(recipe: Recipe, source: Source, head: list[dict[str, Any]], place
             f"data.split.group_by names the column `{group}`, which the rows of {source.path} do not have",
             place=recipe.place("data.split.group_by"),
             expected=", ".join(sorted({name for row in head for name in row})[:20]),
+            fix="data.split.group_by=COLUMN with one of these, or data.split.group_by=null",
         )
     if source.format != "auto":
         found = formats.given(source.format, place=recipe.place(f"data.sources.{index}.format"))
@@ -158,7 +159,7 @@ def _detection(recipe: Recipe, source: Source, head: list[dict[str, Any]], place
         found = formats.Detection("text", "no row could be read", "text")
         return found
     formats.check_map(source.map, found.name, place=recipe.place(f"data.sources.{index}.map"))
-    prompt.check(recipe.data.prompt, found.name, place=recipe.place("data.prompt"))
+    prompt.check(recipe.data.prompt, found.name, place=recipe.place)
     return found
 
 

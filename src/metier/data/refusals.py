@@ -98,4 +98,5 @@ def no_reply(kind: str, place: str) -> DataError:
         f"A row of this kind has no single reply to train on: {kind}",
         place=place,
         expected="conversation, text or labelled rows",
+        fix="a source of such rows; metier data preview shows what they are read as",
     )

@@ -69,7 +69,13 @@ def source_files(path: Path) -> list[tuple[Path, str]]:
         found = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
         known = [(p, p.relative_to(path).as_posix()) for p in found if _kind(p) in READERS and _inside(p, path)]
         if not known:
-            raise DataError(301, "The folder holds no file with rows", place=_shown(path), expected=", ".join(READERS))
+            raise DataError(
+                301,
+                "The folder holds no file with rows",
+                place=_shown(path),
+                expected=", ".join(READERS),
+                fix="name another folder, or give the files one of these endings",
+            )
         return known
     if any(mark in str(path) for mark in "*?["):
         matched = _glob(path)

@@ -152,9 +152,19 @@ class Encoder:
         Raises:
             RowError: `no-prompt-column`, the prompt names a column that the row lacks.
         """
-        asked = ask(self._row_prompt_for(example), {**example.meta, "text": example.text, "labels": self.labels})
+        asked = ask(self.question, {**example.meta, "text": example.text, "labels": self.labels})
         answer = Message("assistant", written(example.target))
         return Conversation(messages=(*asked, answer), id=example.id, place=example.place, meta=example.meta)
+
+    @property
+    def question(self) -> Prompt:
+        """How a labelled row is asked: `data.prompt`, or the default, with the labels where they cost few tokens."""
+        if self.row_prompt.user is not None:
+            return self.row_prompt
+        short = 0 < len(", ".join(self.labels)) <= LISTED_CHARS
+        return self.row_prompt.model_copy(
+            update={"user": f"Classify the text{' as one of: {labels}' if short else ''}.\nText: {{text}}\nLabel:"}
+        )
 
     def labelled(self, example: Labelled) -> Encoded:
         """Return a row for a task head: the text between the tokenizer's own special tokens, no supervised token.
@@ -335,15 +345,6 @@ class Encoder:
             return None
         token_ids = np.asarray(ids[start:end], dtype=np.int32)
         return Encoded(plan.id, token_ids, kept, int(np.flatnonzero(kept)[0]), cut)
-
-    def _row_prompt_for(self, example: Labelled) -> Prompt:
-        """Return `data.prompt`, or the default question; it lists the labels where that costs few tokens."""
-        if self.row_prompt.user is not None:
-            return self.row_prompt
-        short = 0 < len(", ".join(self.labels)) <= LISTED_CHARS
-        return self.row_prompt.model_copy(
-            update={"user": f"Classify the text{' as one of: {labels}' if short else ''}.\nText: {{text}}\nLabel:"}
-        )
 
 
 __all__ = ["Encoded", "Encoder"]

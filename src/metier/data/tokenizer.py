@@ -64,6 +64,7 @@ class FastTokenizer:
                 "This tokenizer has no fast implementation, and only that says where a token begins in the text",
                 received=type(tokenizer).__name__,
                 expected="a tokenizer.json beside the model",
+                fix="convert it with transformers, or name another model.name_or_path",
             )
         self._json = backend.to_str()
         self._core = tokenizers.Tokenizer.from_str(self._json)

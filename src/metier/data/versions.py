@@ -54,7 +54,11 @@ class Dataset:
         """
         if not (path / "manifest.json").is_file():
             raise DataError(
-                341, "This is not a dataset version", place=str(path), expected="a folder with manifest.json"
+                341,
+                "This is not a dataset version",
+                place=str(path),
+                expected="a folder with manifest.json",
+                fix="metier data prepare RECIPE makes one",
             )
         manifest = read_json(path / "manifest.json")
         wrong = [name for name, facts in manifest["files"].items() if not _intact(path / name, facts["sha256"])]

@@ -43,7 +43,7 @@ def _loss(training: TrainingSummary) -> Chart | None:
             axes.plot(
                 *_columns(validation), color=BASE, lw=1.8, ls="--", marker="D", ms=5, mfc=PAPER, label="validation"
             )
-        _mark_best(canvas, training.best_step, max(step for step, _ in [*train, *validation]))
+        _mark_measured(canvas, training.best_step, max(step for step, _ in [*train, *validation]))
         axes.set_xlabel("step")
         canvas.legend()
         alt = "Loss over steps. " + "; ".join(
@@ -68,7 +68,7 @@ def _line(curve: Sequence[Mapping[str, float]], key: str, title: str, best: int 
         few = len(points) <= 30
         canvas.axes.plot(*_columns(points), color=RUN, lw=2 if few else 1.4, marker="o" if few else None, ms=4)
         if best is not None:
-            _mark_best(canvas, best, points[-1][0])
+            _mark_measured(canvas, best, points[-1][0])
         canvas.axes.set_xlabel("step")
         canvas.axes.yaxis.set_major_formatter(
             lambda value, _: f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
@@ -112,12 +112,12 @@ def _smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return means
 
 
-def _mark_best(canvas: Canvas, step: int, last: float) -> None:
+def _mark_measured(canvas: Canvas, step: int, last: float) -> None:
     if not 0 < step <= last:
         return
     canvas.axes.axvline(step, color=INK, lw=1, ls=":", alpha=0.8)
     canvas.axes.annotate(
-        f"best: {step:,}",
+        f"measured: {step:,}",
         (step, 1),
         xycoords=("data", "axes fraction"),
         xytext=(-4, -10),

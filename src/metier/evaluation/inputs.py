@@ -89,6 +89,7 @@ def situation(given: EvaluationInput) -> str:
         "Rows of this kind have no single right answer to measure against",
         received=", ".join(sorted(k.__name__.lower() for k in kinds)),
         expected="labelled rows, conversations or texts, one kind per split",
+        fix="a source of such rows with split: test",
     )
 
 

@@ -17,7 +17,7 @@ from metier.core.page import MISSING, duration, interval, number, size
 from metier.core.project import write_text
 from metier.evaluation import chart, curve, view
 from metier.evaluation.drawing import Chart
-from metier.evaluation.result import Report
+from metier.evaluation.result import Report, TrainingSummary
 
 PACKAGE = "metier.evaluation"
 MAX_BYTES = 2_000_000
@@ -147,8 +147,8 @@ def _training_context(report: Report) -> dict[str, Any]:
     facts = [
         ("Method and adapter", f"{t.method}, {t.adapter}"),
         ("Parameters trained", f"{t.trainable_parameters:,} of {t.total_parameters:,} ({number(share, 'share')})"),
-        ("Steps", f"{t.steps:,} ({number(t.epochs)} epochs)" + (", stopped early" if t.stopped_early else "")),
-        ("Checkpoint kept", f"step {t.best_step:,}, chosen on validation"),
+        ("Steps taken", _steps(t)),
+        ("Checkpoint measured", _checkpoint(t)),
         ("Examples", f"{t.examples:,}"),
         ("Tokens", f"{t.tokens:,}, {number(supervised, 'share')} of them supervised"),
         ("Padding", f"{number(t.padding, 'share')} of the computed positions"),
@@ -162,6 +162,19 @@ def _training_context(report: Report) -> dict[str, Any]:
         "estimate_rows": [_estimate(key, t.estimate.get(key), t.actual.get(key)) for key in {**t.estimate, **t.actual}],
         "choice_rows": [(name.replace("_", " "), reason) for name, reason in t.choices.items()],
     }
+
+
+def _steps(t: TrainingSummary) -> str:
+    """Return how many steps were taken, of how many, and why not all of them."""
+    planned = f" of {t.planned_steps:,} planned" if t.steps < t.planned_steps else ""
+    why = ", stopped early on validation" if t.stopped_early else ", stopped before its end" if planned else ""
+    return f"{t.steps:,}{planned} ({number(t.epochs)} epochs){why}"
+
+
+def _checkpoint(t: TrainingSummary) -> str:
+    """Return which checkpoint the figures are of, and what chose it."""
+    why = {"": "", "last step": ", the last one", "request": ", asked for by this evaluation"}
+    return f"step {t.best_step:,}{why.get(t.chosen_by, f', chosen by the {t.chosen_by} on validation')}"
 
 
 def _estimate(key: str, planned: float | None, actual: float | None) -> tuple[str, str, str, str]:

@@ -152,7 +152,8 @@ class TrainingSummary(Part):
 
     method: str
     adapter: str
-    steps: int
+    steps: int = Field(description="Optimiser steps that were taken; those lost by a kill and taken again count once.")
+    planned_steps: int = Field(0, description="Steps of the plan; fewer are taken when the run is stopped.")
     epochs: float
     examples: int
     tokens: int
@@ -163,8 +164,13 @@ class TrainingSummary(Part):
     peak_memory_bytes: int
     trainable_parameters: int
     total_parameters: int
-    best_step: int
-    stopped_early: bool
+    best_step: int = Field(description="Step of the checkpoint that was measured.")
+    chosen_by: str = Field(
+        "",
+        description="What chose it: a figure on validation such as `loss`, `last step` where nothing was validated, or "
+        "`request`: the evaluation asked for it.",
+    )
+    stopped_early: bool = Field(description="Whether validation ended the run before its planned steps.")
     overfitting: str = Field(description="A verdict in words: `none`, or where validation turned and by how much.")
     curve: list[dict[str, float]] = Field([], description="step, loss, learning_rate, grad_norm, tokens_per_second")
     validation_curve: list[dict[str, float]] = Field([], description="step, loss, and metrics such as accuracy")

@@ -35,6 +35,7 @@ def gate(name: str, recipe: Recipe, settings: dict[str, Any]) -> Gate:
                 f"`gates.{key}: {value}` is not a gate",
                 place="metier.yaml",
                 expected=f"{', '.join(GATES)}: required or optional",
+                fix=f"correct metier.yaml, such as gates: {{{GATES[0]}: required}}",
             )
     wanted: Gate = getattr(recipe.gates, name)
     return "required" if "required" in (wanted, minimum.get(name)) else "optional"
@@ -95,7 +96,11 @@ def _enforce(source: Source, permission: Permission, purpose: str, day: date, pl
         )
     if permission.consent_expires and _day(permission.consent_expires, place) < day:
         raise PermissionDenied(
-            603, f"The consent for source `{source.path}` has expired", place=place, received=permission.consent_expires
+            603,
+            f"The consent for source `{source.path}` has expired",
+            place=place,
+            received=permission.consent_expires,
+            fix="renew the consent and correct consent_expires, or take the source out of data.sources",
         )
     if permission.retention and _day(permission.retention, place) < day:
         raise PermissionDenied(
@@ -112,7 +117,12 @@ def _day(text: str, place: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ConfigError(
-            267, "A date is written YYYY-MM-DD", place=place, received=text, expected="such as 2027-12-31"
+            267,
+            "A date is written YYYY-MM-DD",
+            place=place,
+            received=text,
+            expected="a day of the calendar",
+            fix="write it such as 2027-12-31",
         ) from None
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from metier.core.errors import MachineError
 from metier.models import probe
 from metier.models.attention import Support
+from metier.models.casts import SharedCasts
 from metier.models.files import (
     Kind,
     digest_files,
@@ -26,12 +27,16 @@ from metier.models.files import (
     inspect,
     weight_files,
 )
+from metier.models.norms import RmsNorm
 from metier.models.support import first_position, install
 
 if TYPE_CHECKING:
     import torch
 
     from metier.core.recipe import ModelSection
+
+BEGAN_WITH = "because the run began with it"
+"""How the reason of a pinned choice ends."""
 
 
 @dataclass
@@ -51,6 +56,20 @@ class Base:
     reasons: dict[str, str]
     attention: Support
     choices: dict[str, str] = field(default_factory=dict)
+    hub: tuple[str, str] | None = None
+    """Id and commit, where it came from the local Hugging Face cache."""
+    casts: SharedCasts = field(default_factory=SharedCasts, repr=False)
+    """Casts of activations that several layers read; Policy.computing lets go of them."""
+
+    @property
+    def source(self) -> str:
+        """Where `from_pretrained` of other libraries finds it: its hub id, else its directory on this machine.
+
+        Metier itself never reads this back: a run finds its base by the recipe, and knows it by its digest.
+        """
+        if self.hub is not None:
+            return self.hub[0]
+        return self.name if self.path is None else str(self.path)
 
     @cached_property
     def digest(self) -> str:
@@ -95,6 +114,7 @@ def load(section: ModelSection, *, resolve: Callable[[str], Path], choices: Mapp
     path = find(section.name_or_path, revision=section.revision, resolve=resolve)
     config, kind, kind_reason = inspect(path)
     device = _pin(pinned, "device", lambda: probe.choose_device(section.device))
+    _check_device(device.value)
     threads = _pin(pinned, "threads", probe.choose_threads)
     torch.set_num_threads(int(threads.value))
     dtype = _pin(pinned, "dtype", lambda: probe.choose_dtype(section.dtype, device.value))
@@ -105,6 +125,8 @@ def load(section: ModelSection, *, resolve: Callable[[str], Path], choices: Mapp
     base = from_model(
         model, tokenizer, kind=kind, name=section.name_or_path, dtype=getattr(torch, dtype.value), path=path
     )
+    if path.parent.name == "snapshots" and not resolve(section.name_or_path.removeprefix("file:")).is_dir():
+        base.hub = section.name_or_path.removeprefix("hf:"), path.name
     base.choices = {"device": device.value, "threads": threads.value, "dtype": dtype.value}
     base.reasons.update(device=device.reason, threads=threads.reason, dtype=dtype.reason, kind=kind_reason)
     return base
@@ -134,6 +156,9 @@ def from_model(
         reasons={"attention": support.reason},
         attention=support,
     )
+    base.casts.install(model)
+    if count := sum(isinstance(module, RmsNorm) for module in model.modules()):
+        base.reasons["norms"] = f"ours in {count} places: the same numbers as the family's own on a probe"
     if path is None:
         assert base.digest  # taken now: there is no file to take it from once weights have moved
     return base
@@ -147,9 +172,23 @@ def read_weights(base: Base, names: set[str]) -> dict[str, torch.Tensor]:
     return {name: p.data for name, p in model.named_parameters() if name in names}
 
 
+def _check_device(device: str) -> None:
+    """Refuse a pinned device that is not here; one that the recipe names has been looked for."""
+    try:
+        probe.choose_device(device)
+    except MachineError as error:
+        raise MachineError(
+            410,
+            "The run began on a device that is not available to PyTorch here",
+            received=device,
+            expected=error.expected,
+            fix="go on where it began, or here with: metier runs resume RUN model.device=cpu",
+        ) from None
+
+
 def _pin(pinned: Mapping[str, str], key: str, choose: Callable[[], probe.Choice]) -> probe.Choice:
     if key in pinned:
-        return probe.Choice(pinned[key], f"{pinned[key]} because the run began with it")
+        return probe.Choice(pinned[key], f"{pinned[key]} {BEGAN_WITH}")
     return choose()
 
 

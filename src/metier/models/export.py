@@ -98,7 +98,7 @@ def export(
             policy.adapter.merge()
             _write_weights(policy, folder, getattr(torch, name))
         else:
-            policy.adapter.save(folder, str(policy.base.path or policy.base.name))
+            policy.adapter.save(folder, policy.base.source)
         _write_companions(policy, folder, stop_ids, texts or {})
         certificate = None
         if reference is not None:
@@ -117,6 +117,7 @@ def _dtype_name(policy: Any, form: str, dtype: str) -> str:
             "There is no such export",
             received=f"form={form} dtype={dtype}",
             expected="form hf or peft; dtype auto, float32, bfloat16 or float16",
+            fix="metier models export RUN --form hf",
         )
     if form == "peft":
         return "float32"  # adapters are trained and kept in float32
@@ -142,7 +143,12 @@ def _check_peft(policy: Any, parity: bool) -> None:
             432, "A task head cannot be part of a PEFT export", expected="form=hf", fix="metier models export --form hf"
         )
     if parity and policy.base.path is None:
-        raise MachineError(438, "The certificate of a PEFT export needs the base model's directory")
+        raise MachineError(
+            438,
+            "The certificate of a PEFT export needs the base model's directory",
+            received="a base that was made in memory",
+            fix="load the base from its directory, or export with parity=False",
+        )
     if parity and importlib.util.find_spec("peft") is None:
         raise MachineError(438, "The certificate of a PEFT export needs peft", fix="pip install 'metier[peft]'")
 

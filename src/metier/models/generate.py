@@ -114,7 +114,7 @@ def _check(prompts: Sequence[Ids], max_new_tokens: int, temperature: float, top_
     }
     for sentence, wrong in problems.items():
         if wrong:
-            raise ConfigError(270, f"Generation cannot start: {sentence}")
+            raise ConfigError(270, f"Generation cannot start: {sentence}", fix="correct the value, then repeat")
 
 
 def _rows(prompts: Sequence[Ids], max_new_tokens: int, window: int | None, seed: int | None) -> list[_Row]:

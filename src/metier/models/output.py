@@ -75,7 +75,13 @@ def express(base: Base) -> OutputLayer:
     model = base.model
     module = model.get_output_embeddings() if base.kind == "causal" else None
     if module is None or getattr(module, "weight", None) is None:
-        raise MachineError(407, "The base has no output layer for tokens", received=type(model).__name__)
+        raise MachineError(
+            407,
+            "The base has no output layer for tokens",
+            received=type(model).__name__,
+            expected="a causal language model",
+            fix="method.kind=classify, or another model.name_or_path",
+        )
     training = [m for m in model.modules() if m.training]
     model.eval()
     try:
@@ -85,11 +91,8 @@ def express(base: Base) -> OutputLayer:
     finally:
         for part in training:
             part.training = True
-    bias = getattr(module, "bias", None)
-    trainable = bool(module.weight.requires_grad)
-    plain = OutputLayer(module.weight, bias, trainable=trainable, _module=_WithBias(module))
     for scale, softcap in _candidates(model.config.get_text_config()):
-        layer = replace(plain, scale=scale, softcap=softcap)
+        layer = replace(plain(module), scale=scale, softcap=softcap)
         if same(layer(hidden[0].to(base.dtype)), wanted, coarse=base.dtype != torch.float32):
             return layer
     raise MachineError(
@@ -98,6 +101,12 @@ def express(base: Base) -> OutputLayer:
         received=type(model).__name__,
         fix="use another base model, and report the family",
     )
+
+
+def plain(module: Any) -> OutputLayer:
+    """Return a head's module as an output layer with neither scale nor soft cap, unproved."""
+    trainable = bool(module.weight.requires_grad)
+    return OutputLayer(module.weight, getattr(module, "bias", None), trainable=trainable, _module=_WithBias(module))
 
 
 @dataclass(frozen=True)

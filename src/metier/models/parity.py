@@ -207,7 +207,11 @@ def _run_fresh(
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_seconds, check=False)
         except subprocess.TimeoutExpired:
             raise MachineError(
-                436, "The fresh process that loads the export did not end", received=f"{timeout_seconds} s"
+                436,
+                "The fresh process that loads the export did not end",
+                place=str(folder),
+                received=f"{timeout_seconds} s",
+                fix="the export was not kept; repeat it when the machine is less busy",
             ) from None
         if done.returncode or not answered.is_file():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -23,7 +23,7 @@ from metier.core.project import read_json, write_json
 from metier.core.types import Completion
 from metier.models import attention
 from metier.models.adapters import Adapter
-from metier.models.adapters._weights import fill, read_tensors, write_tensors
+from metier.models.adapters._weights import ANOTHER_COPY, fill, read_tensors, write_tensors
 from metier.models.base import Base
 from metier.models.heads import HeadSpec, Pooling, TaskHead, pool
 from metier.models.output import OutputLayer, express
@@ -110,8 +110,11 @@ class Policy:
         if self.dtype == torch.float32 or not trains_base:
             yield
             return
-        with torch.autocast(self.device.type, dtype=self.dtype):
-            yield
+        try:
+            with torch.autocast(self.device.type, dtype=self.dtype):
+                yield
+        finally:
+            self.base.casts.forget()
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
@@ -239,7 +242,7 @@ class Policy:
         Raises:
             MachineError: E420–E422, the disk is full or cannot be written.
         """
-        self.adapter.save(folder, self._base_name())
+        self.adapter.save(folder, self.base.source)
         if self.head is not None:
             tensors = {name: p.detach().cpu().contiguous() for name, p in self.head.named_parameters()}
             write_tensors(folder / HEAD_WEIGHTS, tensors, {"format": "pt"})
@@ -274,6 +277,7 @@ class Policy:
                     place=str(folder / POLICY_FILE),
                     received=str(theirs)[:64],
                     expected=str(mine)[:64],
+                    fix=f"the {what} they were trained with, or metier train RECIPE for a new run with this one",
                 )
         self.adapter.load(folder)
         if self.head is not None:
@@ -281,6 +285,7 @@ class Policy:
                 raise MachineError(
                     408, "These weights were trained with another task head", place=str(folder / HEAD_FILE),
                     expected="the same labels in the same order, pooling and layers",
+                    fix="the dataset version and method they were trained with, or metier train RECIPE for a new run",
                 )  # fmt: skip
             fill(dict(self.head.named_parameters()), read_tensors(folder / HEAD_WEIGHTS), folder / HEAD_WEIGHTS)
 
@@ -311,9 +316,6 @@ class Policy:
 
     def _unpacked(self, batch: Batch) -> Tensor:
         return repack(self.hidden(unpack(batch)), batch)
-
-    def _base_name(self) -> str:
-        return str(self.base.path) if self.base.path is not None else self.base.name
 
     def _stop_ids(self) -> Sequence[int]:
         ids = getattr(self.encoder, "stop_ids", None)
@@ -367,11 +369,17 @@ def read_head(folder: Path) -> HeadSpec:
         return HeadSpec(**{**value, "labels": tuple(value["labels"])})
     except (KeyError, TypeError) as error:
         raise MachineError(
-            408, "The task head's description cannot be read", place=str(folder / HEAD_FILE), received=str(error)
+            408,
+            "The task head's description cannot be read",
+            place=str(folder / HEAD_FILE),
+            received=str(error),
+            fix=ANOTHER_COPY,
         ) from None
 
 
 def _saved(folder: Path) -> dict[str, Any]:
     if not (folder / POLICY_FILE).is_file():
-        raise MachineError(408, "The directory holds no policy", place=str(folder), expected=POLICY_FILE)
+        raise MachineError(
+            408, "The directory holds no policy", place=str(folder), expected=POLICY_FILE, fix=ANOTHER_COPY
+        )
     return read_json(folder / POLICY_FILE)

@@ -9,14 +9,14 @@ depends on its thread count.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import math
 import os
 import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metier.core.errors import ConfigError, MachineError, MetierError
 from metier.core.project import digest_json, read_json, write_json
@@ -85,7 +85,13 @@ def choose_dtype(wanted: str, device: str) -> Choice:
         ConfigError: E262, a precision that does not exist here.
     """
     if wanted not in ("auto", "float32", "bfloat16"):
-        raise ConfigError(262, "There is no such precision", received=wanted, expected="auto, float32, bfloat16")
+        raise ConfigError(
+            262,
+            "There is no such precision",
+            received=wanted,
+            expected="auto, float32, bfloat16",
+            fix="model.dtype=auto",
+        )
     if wanted != "auto":
         return Choice(wanted, f"{wanted} because the recipe says so")
     import torch
@@ -145,26 +151,38 @@ def _best_seconds(size: int, dtype: torch.dtype, repeats: int = 4) -> float:
 
 
 def _remembered_gain() -> float:
-    """The measured gain, kept per user, machine, thread count and PyTorch version."""
-    import torch
-
-    key = digest_json([platform.machine(), _cpu_name(), torch.__version__, torch.get_num_threads()])[:16]
-    path = _cache_dir() / f"probe-{key}.json"
     try:
-        return float(read_json(path)["bfloat16_gain"])
-    except (MetierError, OSError, KeyError, TypeError, ValueError):
-        gain = measure_gain()  # no such file, or one that is of no use: measure again
-    try:
-        write_json(path, {"bfloat16_gain": gain, "cpu": _cpu_name(), "torch": torch.__version__})
-    except (MachineError, OSError):
-        # The cache only saves a second: a home that cannot be written is no reason to stop.
-        return gain
+        return float(recall("probe")["bfloat16_gain"])
+    except (KeyError, TypeError, ValueError):
+        gain = measure_gain()  # nothing kept, or something that is of no use: measure again
+    remember("probe", {"bfloat16_gain": gain})
     return gain
 
 
-def _cache_dir() -> Path:
-    """Where measurements of this machine lie (core/extras.py lists the variable)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metier"
+def recall(name: str) -> dict[str, Any]:
+    """Return what `remember` kept under a name: per user, machine, thread count and PyTorch version; else nothing."""
+    try:
+        found = read_json(_kept(name))
+    except (MetierError, OSError):
+        return {}
+    return {key: value for key, value in found.items() if key not in ("schema_version", "cpu", "torch")}
+
+
+def remember(name: str, values: dict[str, Any]) -> None:
+    """Keep a measurement of this machine for the next process."""
+    import torch
+
+    # The cache only saves a second: a home that cannot be written is no reason to stop.
+    with contextlib.suppress(MachineError, OSError):
+        write_json(_kept(name), {**values, "cpu": _cpu_name(), "torch": torch.__version__})
+
+
+def _kept(name: str) -> Path:
+    """Where a measurement lies (core/extras.py lists the variable)."""
+    import torch
+
+    key = digest_json([platform.machine(), _cpu_name(), torch.__version__, torch.get_num_threads()])[:16]
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metier" / f"{name}-{key}.json"
 
 
 def _cpu_name() -> str:
@@ -189,11 +207,3 @@ def _container_quota() -> int | None:
     if len(fields) != 2 or fields[0] == "max":
         return None
     return max(1, math.ceil(int(fields[0]) / int(fields[1])))
-
-
-@functools.cache
-def matmul_rate(dtype: str) -> float:
-    """Return the matrix products this process can do, in FLOP/s: one thread's rate at 1,024² times the threads."""
-    import torch
-
-    return 2 * 1024**3 / _best_seconds(1024, getattr(torch, dtype)) * torch.get_num_threads()

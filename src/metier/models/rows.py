@@ -65,9 +65,10 @@ def repack(values_NTX: Tensor, batch: Batch) -> Tensor:
     if not batch.packed:
         return values_NTX
     starts, ends = bounds(batch.segments_BT)
-    lengths = torch.from_numpy(ends - starts)
-    inside_NT = (torch.arange(values_NTX.shape[1])[None, :] < lengths[:, None]).to(values_NTX.device)
+    inside_NT = np.arange(values_NTX.shape[1])[None, :] < (ends - starts)[:, None]
+    # Places are found in numpy: a dry run has no values to find them by.
+    sources = torch.from_numpy(np.flatnonzero(inside_NT)).to(values_NTX.device)
     where = torch.from_numpy(np.flatnonzero(batch.segments_BT > 0)).to(values_NTX.device)
-    flat = values_NTX.new_zeros(batch.tokens_BT.size, values_NTX.shape[-1])
-    flat = flat.index_copy(0, where, values_NTX[inside_NT])
+    rows = values_NTX.flatten(0, 1).index_select(0, sources)
+    flat = rows.new_zeros(batch.tokens_BT.size, rows.shape[-1]).index_copy(0, where, rows)
     return flat.view(*batch.tokens_BT.shape, -1)

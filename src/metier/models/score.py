@@ -59,7 +59,9 @@ def score_prompts(model: Any, prompts: Sequence[Ids], candidates: Sequence[Ids],
         ConfigError: E270, an empty prompt.
     """
     if not all(len(prompt) for prompt in prompts):
-        raise ConfigError(270, "Scoring cannot start: every prompt needs at least one token")
+        raise ConfigError(
+            270, "Scoring cannot start: every prompt needs at least one token", fix="leave the empty prompts out"
+        )
     scores = np.zeros((len(prompts), len(candidates)))
     if not len(prompts) or not any(len(candidate) for candidate in candidates):
         return scores

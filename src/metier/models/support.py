@@ -1,4 +1,4 @@
-"""Does this model compute the same with our attention? Asked once per model, answered by a proof on a few tokens.
+"""Does this model compute the same with our attention and our norms? Asked once per model, proved on a few tokens.
 
 A family that does not follow transformers' extension points keeps its own attention, and the reason is told: its rows
 get a mask, and packed rows are taken apart.
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metier.models import norms
 from metier.models.attention import RIGHT_PADDED, Support, last_hidden, layout, register
 
 
 @torch.no_grad()
 def install(model: Any, *, causal: bool) -> Support:
-    """Give the model our attention, if it computes the same with it; say what it supports.
+    """Give the model our norms and our attention, where it computes the same with them; say what it supports.
 
     The proof is one row of seven random tokens, alone and as two packed segments of three and four, against the
     model's own attention. It leaves the global random state alone.
@@ -32,6 +33,9 @@ def install(model: Any, *, causal: bool) -> Support:
         parts = [
             last_hidden(model, part, attention_mask=torch.ones_like(part)) for part in torch.split(tokens_1T, [3, 4], 1)
         ]
+        replaced = norms.replace(model)
+        if replaced and not same(last_hidden(model, tokens_1T, attention_mask=torch.ones_like(tokens_1T)), whole):
+            norms.restore(model, replaced)
         if not _switch(model, register()):
             return Support(False, False, f"the model's own ({own}): the family has no attention interface")
         ones = torch.ones_like(tokens_1T)

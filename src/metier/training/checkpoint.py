@@ -171,7 +171,12 @@ def restore(path: Path, policy: Policy, state: State) -> dict[str, Any]:
     """
     wrong = problems(path)
     if wrong:
-        raise MachineError(430, f"The checkpoint cannot be used: {wrong[0]}", place=str(path))
+        raise MachineError(
+            430,
+            f"The checkpoint cannot be used: {wrong[0]}",
+            place=str(path),
+            fix="metier runs resume RUN goes on from the newest checkpoint that verifies",
+        )
     saved = read_json(path / "state.json")
     policy.restore(path)
     _restore_optimizer(state.optimizer, path / "optimizer.safetensors")
@@ -214,8 +219,8 @@ def _restore_optimizer(optimizer: torch.optim.AdamW, path: Path) -> None:
             430,
             "The checkpoint's optimiser names other parameters than this run trains",
             place=str(path),
-            received=f"{len(found - set(expected))} unknown",
-            expected=f"{len(set(expected) - found)} missing",
+            received=f"{len(found - set(expected))} unknown, {len(set(expected) - found)} missing",
+            fix="metier runs resume RUN --fork starts a new run from the recipe",
         )
     saved: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():

@@ -46,6 +46,13 @@ class Feed:
             targets=None if self.targets is None else self.targets[order],
         )
 
+    def shape(self, positions: npt.NDArray[np.int64], rows: list[list[int]]) -> tuple[int, int]:
+        """Return B and T of the batch that `collate` would make."""
+        lengths = self.lengths[positions]
+        longest = max(sum(int(lengths[i]) for i in row) for row in rows)
+        multiple = _multiple(lengths[[i for row in rows for i in row]], len(rows))
+        return len(rows), -(-longest // multiple) * multiple
+
     def batches(self, *, budget_tokens: int, packing: bool) -> list[Batch]:
         """Return the whole feed in micro-batches, for validation."""
         everything = list(range(len(self.items)))
@@ -61,7 +68,8 @@ def _multiple(lengths: npt.NDArray[np.int64], rows: int) -> int:
     oneDNN compiles a matrix product for each new shape and keeps it: free shapes cost 17 % of a bfloat16 step and
     20 MB per step (LOG.md, 2026-11-21). One long row is rounded coarsely, short rows hardly, so that padding stays low.
     """
-    return 64 if rows == 1 and int(lengths.sum()) >= 1024 else 8
+    width = int(lengths.sum()) if rows == 1 else 0
+    return 128 if width >= 2048 else 64 if width >= 1024 else 8
 
 
 def encode_targets(targets: Sequence[Any], facts: Facts) -> npt.NDArray[Any]:

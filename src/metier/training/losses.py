@@ -14,6 +14,10 @@ from torch.nn import functional as F
 CHUNK_BYTES = 48 * 2**20
 """Size of one chunk of float32 logits: small enough to stay near the cache, large enough for a full-speed GEMM."""
 
+ROUND_ROWS = 32
+"""Rows are filled up to a multiple of it with rows of weight zero on a CPU: oneDNN compiles, and keeps, three matrix
+products for every new number of rows."""
+
 
 def linear_cross_entropy(
     hidden_ND: Tensor,
@@ -67,6 +71,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         weight = weight_VD.detach().to(hidden_ND.dtype)
+        given = hidden_ND.shape[0]
+        if hidden_ND.device.type == "cpu" and (missing := -given % ROUND_ROWS):
+            hidden_ND = F.pad(hidden_ND, (0, 0, 0, missing))
+            targets_N, weights_N = F.pad(targets_N, (0, missing)), F.pad(weights_N, (0, missing))
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight.device) if needs_weight else None
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
@@ -104,6 +112,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.mm(grad_logits, weight, out=grad_hidden[part])
             if grad_weight is not None:
                 grad_weight += grad_logits.T @ hidden.detach()
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden[:given]
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight_VD.dtype
         return total

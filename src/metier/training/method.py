@@ -19,7 +19,7 @@ A method is a module under training/methods with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,11 +27,13 @@ from typing import TYPE_CHECKING, Any
 from metier.core.catalog import catalog
 from metier.core.errors import ConfigError
 from metier.core.types import Example, ProblemType
+from metier.data.prompt import check_method
 
 if TYPE_CHECKING:
     import torch
 
     from metier.core.batch import Batch
+    from metier.core.recipe import Prompt
     from metier.data.template import Encoded, Encoder
     from metier.models.heads import HeadSpec
     from metier.models.policy import Policy
@@ -109,6 +111,14 @@ class Method:
                 expected=", ".join(self.consumes),
                 fix=f"method.kind={able[0]}" if able else "another data.sources[].format",
             )
+
+    def check_prompt(self, prompt: Prompt, *, place: Callable[[str], str]) -> None:
+        """Refuse what the method would not read of `data.prompt`.
+
+        Raises:
+            ConfigError: E245, with the line.
+        """
+        check_method(prompt, self.kind, self.consumes, place=place)
 
     def head(self) -> HeadSpec | None:
         """Return the task head the method owns, or None."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -30,7 +31,7 @@ def supervised(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tens
     supervised (Encoder's promise), so the position before it never belongs to another segment.
     """
     mask = torch.from_numpy(batch.loss_mask_BT)
-    flat = mask.view(-1).nonzero().squeeze(1)
+    flat = torch.from_numpy(np.flatnonzero(batch.loss_mask_BT))  # counted here: the plan's dry run has no values
     targets = torch.from_numpy(batch.tokens_BT).view(-1)[flat]
     weights = mask.view(-1)[flat]
     # Positions are filled up with weightless ones to a multiple, so that few different shapes occur (training/feed.py).

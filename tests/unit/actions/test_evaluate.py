@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from contract.test_methods import parts
 from metier.actions import evaluate
 from metier.core.project import write_json
@@ -27,6 +29,24 @@ def test_the_reload_is_compared_with_the_figures_of_its_own_checkpoint(tmp_path:
     )
     found = evaluate._reloaded(given, tmp_path / "checkpoints" / "step-000004")["reload"]
     assert (found["checkpoint"], found["largest_difference"]) == ("step-000004", 0.0)
+
+
+def test_the_reload_computes_with_the_micro_batch_that_was_found_to_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(evaluate, "validate", lambda *_, budget_tokens, **__: used.append(budget_tokens) or {"loss": 1})
+    given: Any = SimpleNamespace(
+        policy=None,
+        method=None,
+        validation=[1],
+        plan=SimpleNamespace(micro_batch_tokens=4096),
+        recipe=SimpleNamespace(training=SimpleNamespace(packing=False)),
+    )
+    for halved in (512, 8192):
+        write_json(tmp_path / "state.json", {"figures": {"loss": 1.0}, "micro_batch_tokens": halved})
+        evaluate._reloaded(given, tmp_path)
+    assert used == [512, 4096]
 
 
 def test_a_reference_names_its_checkpoint_and_without_one_the_best(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from contract.test_methods import examples, parts
-from metier.actions import compose, execute, models, train
+from metier.actions import compose, execute, train
 from metier.core import jobs
 from metier.core.errors import ConfigError, MachineError
 from metier.core.project import Project, read_json, write_json
@@ -95,6 +95,18 @@ def test_a_lost_worker_is_not_told_with_the_error_of_an_earlier_start(
         train.wait(run)
 
 
+def test_who_waits_for_a_run_that_somebody_stopped_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.event("step", step=3)
+    run.update(state="stopped", reason="SIGTERM")
+    monkeypatch.setattr(jobs, "watch", lambda run: [])
+    with pytest.raises(ConfigError, match="E259") as caught:
+        train.wait(run)
+    assert caught.value.received == "SIGTERM after step 3"
+    assert "metier runs resume 1" in caught.value.fix and "metier evaluate 1" in caught.value.fix
+    run.update(state="done")
+    assert train.wait(run) is run
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -151,12 +163,6 @@ def test_a_kill_between_a_token_table_and_its_report_hides_no_cut_row(tmp_path: 
     assert again.cut_rows == first.cut_rows
 
 
-def test_the_prompt_travels_with_an_export() -> None:
-    made = models._prompt_file(Recipe.build({"name": "x", "data": {"prompt": {"user": "Sum up:\\n{text}"}}}))
-    assert '"user": "Sum up:' in made["prompt.json"] and "system" not in made["prompt.json"]
-    assert models._prompt_file(Recipe.build({"name": "x"})) == {}
-
-
 def test_memory_that_runs_out_outside_of_a_step_is_no_bug() -> None:
     with pytest.raises(MachineError, match="E412"), loop.memory_errors():
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
@@ -176,11 +182,10 @@ def test_a_run_keeps_its_chat_template_when_the_file_is_edited(tmp_path: Path) -
 
 
 def test_a_resume_keeps_the_first_reason_of_a_choice_and_not_of_a_changed_one() -> None:
-    base = SimpleNamespace(choices={"dtype": "float32", "device": "cpu"})
-    given: Any = SimpleNamespace(base=base, choices={"dtype": "float32 because the run began with it", "device": "new"})
-    before = {
-        "pinned": {"dtype": "float32", "device": "cuda"},
-        "choices": {"dtype": "float32 because a probe ran faster", "device": "cuda because it is there"},
-    }
+    now = {"dtype": "float32 because the run began with it", "device": "cpu because the recipe says so"}
+    given: Any = SimpleNamespace(choices=dict(now))
+    before = {"choices": {"dtype": "float32 because a probe ran faster", "device": "cpu because nothing else is here"}}
     compose.remember(given, before)
-    assert given.choices == {"dtype": "float32 because a probe ran faster", "device": "new"}
+    assert given.choices == {"dtype": "float32 because a probe ran faster", "device": "cpu because the recipe says so"}
+    compose.remember(given, {})  # the first start
+    assert given.choices["dtype"] == "float32 because a probe ran faster"

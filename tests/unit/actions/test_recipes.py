@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from metier.actions.recipes import add_source, first_recipe
+from metier.actions import train
+from metier.actions.recipes import add_source, first_recipe, kept
 from metier.core.errors import ConfigError, DataError
 from metier.core.project import Project
 from metier.core.recipe import Recipe
@@ -131,3 +132,50 @@ def test_a_missing_file_and_a_wrong_key_change_nothing(project: Project) -> None
     with pytest.raises(ConfigError, match="E202"):
         add_source(path, {"path": "b.csv", "split": "dev"}, project)
     assert path.read_text() == RECIPE
+
+
+# ───────────────────────────────────────────────────────────────────────────── the recipe of a run
+
+
+def test_a_run_knows_the_lines_of_the_users_file_through_resumes(project: Project) -> None:
+    path = recipe(project, RECIPE)
+    written = Recipe.read(path, ["training.seed=3", "data.sources.0.path=b.csv"])
+    run = train.create(written, project, path.read_text())
+    path.write_text("# another file by now\n" * 5 + RECIPE)
+    for _ in range(2):
+        found = kept(run.dir)
+        assert found.place("data.sources.0.map") == "r.yaml:6"
+        assert found.place("data.sources.0.path") == found.place("training.seed") == "r.yaml"
+        assert found.to_data() == written.to_data()
+        train.resume(project, "1")
+    resumed = kept(train.resume(project, "1", ["training.save_steps=7", "training.num_threads=1"]).dir)
+    assert (resumed.training.save_steps, resumed.place("method")) == (7, "r.yaml:11")
+    assert (run.dir / "recipe.yaml").read_text() == RECIPE
+    with pytest.raises(ConfigError, match="E201") as caught:
+        train.resume(project, "1", ["training.sed=1"])
+    assert caught.value.place == "r.yaml:3" or caught.value.place == "r.yaml"
+
+
+def test_a_run_without_a_file_is_told_with_its_own(project: Project) -> None:
+    made = Recipe.build({"name": "a", "data": {"sources": [{"path": "a.csv"}]}, "method": {"kind": "classify"}})
+    run = train.create(made, project)
+    for _ in range(2):
+        place = kept(run.dir).place("data.sources.0.path")
+        file, _, line = place.partition(":")
+        assert file == f"{run.dir.name}/recipe.yaml"
+        assert "a.csv" in (project.runs_dir / file).read_text().splitlines()[int(line) - 1]
+        train.resume(project, "1", ["training.save_steps=7"])
+
+
+def test_a_run_of_an_older_metier_is_told_with_the_copy_of_the_users_file(project: Project) -> None:
+    path = recipe(project, RECIPE)
+    run = train.create(Recipe.read(path), project, path.read_text())
+    (run.dir / "recipe.lines.json").unlink()
+    assert kept(run.dir).place("data.sources.0.map") == f"{run.dir.name}/recipe.yaml:6"
+
+
+def test_a_fork_names_the_users_file(project: Project) -> None:
+    path = recipe(project, RECIPE)
+    train.create(Recipe.read(path), project, path.read_text())
+    forked = train.resume(project, "1", ["training.seed=9"], fork=True)
+    assert kept(forked.dir).place("data.sources.0.map") == "r.yaml:6"

@@ -204,11 +204,12 @@ def test_an_empty_list_is_empty_on_stdout(project: Project, capsys: Out) -> None
 
 def test_runs_show_names_the_files(project: Project, capsys: Out) -> None:
     run = make_run(project, "done")
-    (run.checkpoints_dir / "step-000010").mkdir(parents=True)
+    for step in ("1000000", "000010", "999999"):
+        (run.checkpoints_dir / f"step-{step}").mkdir(parents=True)
     (run.dir / "report.html").write_text("x")
     assert app.run(["runs", "show", "last"]) == 0
     out = capsys.readouterr().out
-    assert "step-000010" in out
+    assert "step-000010, step-999999, step-1000000" in out
     assert f"runs/{run.dir.name}/report.html" in out
 
 

@@ -13,6 +13,7 @@ from metier.core.errors import (
     MetierError,
     PermissionDenied,
     RowError,
+    from_json,
 )
 
 
@@ -60,3 +61,16 @@ def test_the_json_form_holds_every_part() -> None:
         "expected": "",
         "fix": "",
     }
+
+
+@pytest.mark.parametrize("kind", [Bug, ConfigError, DataError, MachineError, GateError, PermissionDenied])
+def test_an_error_that_was_written_down_comes_back(kind: type[MetierError]) -> None:
+    error = kind(kind.digit * 100 + 7, "what", place="r.yaml:3", received="x", expected="y", fix="z")
+    event = {"time": "now", "kind": "error", "exit_code": kind.digit, **error.to_json()}
+    back = from_json(event)
+    assert type(back) is kind
+    assert str(back) == str(error)
+
+
+def test_an_old_event_may_lack_parts() -> None:
+    assert str(from_json({"code": "E320", "what": "an old story"})) == "E320 an old story"

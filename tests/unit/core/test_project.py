@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from metier.core import refs
 from metier.core.errors import ConfigError, MachineError
 from metier.core.project import (
     Project,
@@ -17,9 +18,11 @@ from metier.core.project import (
     disk_errors,
     now,
     read_json,
+    run_number,
     write_bytes,
     write_json,
 )
+from metier.core.run import Run
 
 
 @pytest.fixture
@@ -176,3 +179,26 @@ def test_unreadable_json(tmp_path: Path, text: str | None, code: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_json(path)
     assert (caught.value.code, caught.value.place) == (code, str(path))
+
+
+def test_the_run_after_9999_is_10000_everywhere(project: Project) -> None:
+    (project.runs_dir / "9999-aaaa-sft-x").mkdir(parents=True)
+    made = [project.new_run_dir("sft", "x") for _ in range(2)]
+    assert [p.name.partition("-")[0] for p in made] == ["10000", "10001"]
+    folders = [project.runs_dir / "9999-aaaa-sft-x", *made]
+    for folder in folders:
+        write_json(folder / "status.json", {"state": "created"})
+    assert project.run_dirs() == folders, "by number, not by name"
+    assert project.run_dir("last") == made[1]
+    assert project.run_dir("10000") == project.run_dir(made[0].name) == made[0]
+    assert [Run(p).number for p in folders] == [9999, 10000, 10001]
+    assert refs.parse(f"run:{made[0].name}@best").name == made[0].name
+    with pytest.raises(ConfigError, match="E232"):
+        project.run_dir("1000")
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("0012-7f3a-sft-x", 12), ("10000-ab-x", 10000), (".0001.claim", None), ("012-x", None)]
+)
+def test_the_number_of_a_run_directory(name: str, number: int | None) -> None:
+    assert run_number(name) == number

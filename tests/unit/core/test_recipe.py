@@ -209,3 +209,20 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
     assert Recipe.read(path).name == "support"
+
+
+def test_a_copy_names_the_lines_of_the_file_it_was_written_from() -> None:
+    written = Recipe.parse(TEXT, file="r.yaml", overrides=["training.learning_rate=2e-3"])
+    copy = Recipe.parse(written.to_yaml(), file="resolved.yaml", origin=(written.file, written.lines))
+    assert copy.place("data.sources.0.map.label") == "r.yaml:9"
+    assert copy.place("training.learning_rate") == "r.yaml", "the command line said it"
+    assert copy.place("training.seed") == "r.yaml"
+    with pytest.raises(ConfigError) as caught:
+        Recipe.parse(written.to_yaml(), overrides=["adapter=1"], origin=(written.file, written.lines))
+    assert caught.value.place == "r.yaml"
+
+
+def test_an_overridden_section_has_no_lines_any_more() -> None:
+    recipe = Recipe.parse(TEXT, file="r.yaml", overrides=["data.sources=[{path: b.csv}]"])
+    assert recipe.place("data.sources.0.path") == "r.yaml"
+    assert recipe.place("data.steps") == "r.yaml:10"

@@ -14,8 +14,8 @@ from typing import get_args
 
 import pytest
 
+from metier.evaluation import card, view
 from metier.evaluation import report as rendering
-from metier.evaluation import view
 from metier.evaluation.diff import Piece, words
 from metier.evaluation.result import Examples, Report, Shown, TargetResult, Verdict
 
@@ -242,3 +242,38 @@ def test_a_model_that_repeats_itself_for_ever_is_compared_in_bounded_time() -> N
     pieces = words("pain " * 1500, "pain " * 1400 + "fever " * 50)  # minutes with difflib
     assert pieces is not None
     assert [(p.kind, len(p.text.split())) for p in pieces] == [("same", 1400), ("removed", 100), ("added", 50)]
+
+
+@pytest.mark.parametrize(
+    ("more", "steps", "checkpoint"),
+    [
+        (
+            {"steps": 600, "planned_steps": 600, "stopped_early": False, "chosen_by": "loss"},
+            "600 (3 epochs)",
+            "step 480, chosen by the loss on validation",
+        ),
+        (
+            {"steps": 600, "planned_steps": 900, "stopped_early": True, "chosen_by": "accuracy"},
+            "600 of 900 planned (3 epochs), stopped early on validation",
+            "step 480, chosen by the accuracy on validation",
+        ),
+        (
+            {"steps": 600, "planned_steps": 900, "stopped_early": False, "chosen_by": "request"},
+            "600 of 900 planned (3 epochs), stopped before its end",
+            "step 480, asked for by this evaluation",
+        ),
+        (
+            {"steps": 480, "planned_steps": 480, "stopped_early": False, "chosen_by": "last step"},
+            "480 (3 epochs)",
+            "step 480, the last one",
+        ),
+    ],
+)
+def test_steps_taken_and_the_measured_checkpoint_are_two_figures(
+    make_report: Make, more: dict[str, object], steps: str, checkpoint: str
+) -> None:
+    made = make_report("classification")
+    report = made.model_copy(update={"training": made.training.model_copy(update={"best_step": 480, **more})})
+    for text in (rendering.report_markdown(report), card.render(report)):
+        assert f"- Steps taken: {steps}\n" in text
+        assert f"- Checkpoint measured: {checkpoint}\n" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from metier.core.errors import MachineError
 from metier.core.recipe import ModelSection
 from metier.models import base as bases
 from metier.models.base import Base
+from metier.models.policy import build
 
 Saved = Callable[..., Path]
 
@@ -30,7 +32,8 @@ def test_a_directory_is_loaded_with_its_reasons(family: str, kind: str, saved_mo
     assert base.kind == kind
     assert base.dtype == torch.float32
     assert base.num_parameters == sum(p.numel() for p in base.model.parameters())
-    assert set(base.reasons) == {"dtype", "device", "threads", "kind", "attention"}
+    norms = {"norms"} if family == "llama" else set()
+    assert set(base.reasons) == {"dtype", "device", "threads", "kind", "attention"} | norms
     assert all("because" in base.reasons[key] for key in ("dtype", "device", "threads", "kind"))
     assert base.choices == {"dtype": "float32", "device": "cpu", "threads": "1"}
     assert not base.model.training
@@ -171,3 +174,66 @@ def test_shipped_checkpoints_load(shared_data: Path) -> None:
 
 def change(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+# ───────────────────────────────────────────────────────────────────────────── what others find it by
+
+
+@pytest.fixture
+def cached(saved_model: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model in a Hugging Face cache, as `hf download org/small` leaves it; returns its directory."""
+    import huggingface_hub.constants
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--org--small"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return saved_model("llama").rename(repository / "snapshots" / commit)
+
+
+def resolve_in(folder: Path) -> Callable[[str], Path]:
+    return lambda written: folder / written
+
+
+@pytest.mark.parametrize("name", ["org/small", "hf:org/small"])
+def test_an_adapter_names_a_hub_base_by_id_and_commit_and_no_place_of_this_machine(
+    name: str, cached: Path, tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft")
+    section = ModelSection(name_or_path=name, dtype="float32", device="cpu")
+    base = bases.load(section, resolve=resolve_in(tmp_path), choices={"threads": "1"})
+    assert (base.path, base.source, base.hub) == (cached, "org/small", ("org/small", cached.name))
+    build(base, "lora", {"r": 2}).save(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/small", cached.name)
+    for file in (tmp_path / "saved").iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file.name
+    assert peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "saved").peft_type == "LORA"
+
+
+def test_an_adapter_names_a_local_base_by_its_directory_so_that_peft_loads_it(
+    saved_model: Saved, tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft")
+    base = load(saved_model("llama"))
+    assert (base.source, base.hub) == (str(tmp_path / "llama"), None)
+    build(base, "lora", {"r": 2}).save(tmp_path / "saved")
+    assert peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "saved").peft_type == "LORA"
+
+
+def test_weights_that_train_in_place_are_the_same_bytes_wherever_the_project_lies(
+    saved_model: Saved, tmp_path: Path
+) -> None:
+    saved_model("llama")
+    for place in ("here", "there"):
+        shutil.copytree(tmp_path / "llama", tmp_path / place / "base")
+        section = ModelSection(name_or_path="base", dtype="float32", device="cpu")
+        base = bases.load(section, resolve=resolve_in(tmp_path / place), choices={"threads": "1"})
+        build(base, "full", {}).save(tmp_path / place / "saved")
+    files = {p.name for p in (tmp_path / "here" / "saved").iterdir()}
+    assert "trained.safetensors" in files
+    for name in files:
+        one, other = (tmp_path / place / "saved" / name for place in ("here", "there"))
+        assert one.read_bytes() == other.read_bytes(), name

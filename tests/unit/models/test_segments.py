@@ -1,4 +1,4 @@
-"""Attention inside segments, a few batches of near-equal length: equal to one call per segment, forward and backward."""
+"""Attention inside segments in a few batches of near-equal length equals one call per segment, both ways."""
 
 from __future__ import annotations
 

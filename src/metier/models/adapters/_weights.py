@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from metier.models.base import Base
 
+ANOTHER_COPY = "copy the directory again, or name another checkpoint: metier runs show RUN lists them"
+
 
 class OwnWeights:
     """Some of the base's own weights, trained in place.
@@ -81,7 +83,8 @@ class OwnWeights:
         """Write the trained weights under their names in the model."""
         if self._parameters:
             tensors = {name: p.detach().cpu().contiguous() for name, p in self._parameters.items()}
-            write_tensors(folder / self.file, tensors, {"format": "pt", "base": base_name, "adapter": self.kind})
+            # The recipe's name of the base, not the directory: equal weights are equal bytes wherever the project lies.
+            write_tensors(folder / self.file, tensors, {"format": "pt", "base": self._base.name, "adapter": self.kind})
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
@@ -155,9 +158,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise MachineError(408, "The trained weights are missing", place=str(path)) from None
+        raise MachineError(408, "The trained weights are missing", place=str(path), fix=ANOTHER_COPY) from None
     except (SafetensorError, OSError) as error:
-        raise MachineError(408, "The trained weights cannot be read", place=str(path), received=str(error)) from error
+        raise MachineError(
+            408, "The trained weights cannot be read", place=str(path), received=str(error), fix=ANOTHER_COPY
+        ) from error
 
 
 def fill(parameters: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -155,7 +155,7 @@ class Lora:
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM" if causal else "FEATURE_EXTRACTION",
             "base_model_name_or_path": base_name,
-            "revision": None,
+            "revision": self.base.hub[1] if self.base.hub is not None else None,
             "r": self.options.r,
             "lora_alpha": self.options.lora_alpha,
             "lora_dropout": self.options.lora_dropout,
@@ -194,7 +194,11 @@ def targets(model: Any, options: Options) -> list[str]:
             found = [name for name in linear if re.fullmatch(wanted, name)]
         except re.error as error:
             raise ConfigError(
-                260, "adapter.target_modules is not a regular expression", received=wanted, expected=str(error)
+                260,
+                "adapter.target_modules is not a regular expression",
+                received=f"{wanted} ({error})",
+                expected="a regular expression on the whole name of a module",
+                fix="adapter.target_modules=all-linear, or a list of module names",
             ) from None
     elif isinstance(wanted, str):
         found = linear
@@ -271,11 +275,15 @@ def check_config(folder: Path, options: Options) -> None:
     Raises:
         MachineError: E408, adapter_config.json is missing, unreadable or says something else.
     """
+    from metier.models.adapters._weights import ANOTHER_COPY
+
     path = folder / CONFIG
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MachineError(408, "The adapter's config cannot be read", place=str(path), received=str(error)) from None
+        raise MachineError(
+            408, "The adapter's config cannot be read", place=str(path), received=str(error), fix=ANOTHER_COPY
+        ) from None
     for key in ("r", "lora_alpha", "use_rslora", "use_dora"):
         default = False if key.startswith("use_") else None
         if found.get(key, default) != getattr(options, key):
@@ -285,4 +293,5 @@ def check_config(folder: Path, options: Options) -> None:
                 place=str(path),
                 received=str(found.get(key)),
                 expected=str(getattr(options, key)),
+                fix=f"adapter.{key}={json.dumps(found.get(key))}, or another directory",
             )

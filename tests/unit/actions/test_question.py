@@ -1,0 +1,174 @@
+"""What predict and chat ask is what the run was trained on, column by column and token by token."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from contract.test_methods import LABELS, parts
+from metier.actions import models
+from metier.actions.question import Question
+from metier.core.errors import ConfigError, DataError
+from metier.core.recipe import Prompt, Recipe
+from metier.core.types import Labelled, Message
+from metier.data.prompt import apply, check, check_method, check_version
+from metier.data.template import Encoder
+from tiny import tokenizer
+
+NOTE = Prompt(system="Be brief.", user="{dialogue}\n\nNote, section {section}:")
+
+
+def trained(kinds: list[str], prompt: Prompt, **manifest: Any) -> Any:
+    """Parts of a run whose rows were asked by a prompt."""
+    method, _, policy = parts("sft", "lora", {"r": 2})
+    policy.encoder = Encoder(tokenizer(), max_length=128, prompt=prompt, labels=manifest.get("labels", ()))
+    dataset = SimpleNamespace(manifest={"kinds": kinds, "prompt": prompt.model_dump(), **manifest})
+    return SimpleNamespace(policy=policy, encoder=policy.encoder, method=method, dataset=dataset)
+
+
+def trained_row(prompt: Prompt, columns: dict[str, str], task: str = "summarize") -> Any:
+    """A row as `prepare` writes it."""
+    return apply(Labelled(text="", target="reply", meta=columns), prompt, columns, task=task)
+
+
+def test_what_is_typed_fills_the_one_column_of_the_prompt_and_the_base_gets_the_same() -> None:
+    prompt = Prompt(user="{dialogue}\nNote:")
+    given = trained(["conversation"], prompt)
+    row = trained_row(prompt, {"dialogue": "the pain is new"})
+    encoded = given.encoder.conversation(row)[0]
+    asked = encoded.token_ids[: encoded.num_prompt].tolist()
+    assert given.encoder.prompt(Question.of(given).messages("the pain is new")) == asked
+    session = models.ChatSession(given, max_new_tokens=12)
+    expected = given.encoder.reply_text(given.policy.generate([asked], max_new_tokens=12)[0].token_ids)
+    assert session.reply("the pain is new") == expected
+    with given.policy.reference():
+        base = given.encoder.reply_text(given.policy.generate([asked], max_new_tokens=12)[0].token_ids)
+    assert session.base_reply("the pain is new") == base
+
+
+def test_a_run_with_a_prompt_starts_anew_with_each_message_and_one_without_remembers() -> None:
+    once = models.ChatSession(trained(["conversation"], Prompt(user="{text}?")), max_new_tokens=8)
+    assert once.question.once
+    assert once.reply("the cat") == [once.reply("a card"), once.reply("the cat")][1]
+    talk = models.ChatSession(trained(["conversation"], Prompt(system="Be brief.")), max_new_tokens=8)
+    assert not talk.question.once
+    first, _ = talk.reply("the cat"), talk.reply("a card")
+    assert [m.role for m in talk._turns["run"]] == ["system", "user", "assistant", "user", "assistant"]
+    assert talk._turns["run"][:3] == [
+        Message("system", "Be brief."),
+        Message("user", "the cat"),
+        Message("assistant", first),
+    ]
+
+
+def test_several_columns_are_asked_for_by_name() -> None:
+    question = Question.of(trained(["conversation"], NOTE, sources=[{"map": {"prompt": "dialogue"}}]))
+    assert question.columns == ("dialogue", "section")
+    with pytest.raises(DataError, match="several columns") as caught:
+        question.messages("hello", place="input 1")
+    assert (caught.value.code, caught.value.expected) == ("E363", "dialogue, section")
+    assert "metier predict" in caught.value.fix
+    with pytest.raises(DataError, match="lacks the column `section`"):
+        question.messages({"dialogue": "hello"})
+    whole = [Message("system", "Be brief."), Message("user", "hello\n\nNote, section CC:")]
+    assert list(question.messages({"dialogue": "hello", "section": "CC"})) == whole
+    assert list(question.messages({"prompt": "hello", "section": "CC"})) == whole, "the canonical name of the column"
+    with pytest.raises(DataError, match="by its own prompt"):
+        question.messages({"messages": [{"role": "user", "content": "hello"}]})
+
+
+def test_labelled_rows_are_asked_by_the_default_question_with_their_labels() -> None:
+    given = trained(["labelled"], Prompt(), labels=LABELS)
+    question = Question.of(given)
+    example = Labelled(text="my card was stolen", target="card")
+    assert question.messages("my card was stolen") == given.encoder.labelled_conversation(example).messages[:-1]
+    assert question.messages({"text": "my card was stolen"})[0].text.startswith("Classify the text as one of: card")
+    assert question.once
+
+
+def test_a_task_head_takes_its_columns_from_the_prompt() -> None:
+    method, _, policy = parts("classify")
+    policy.encoder = Encoder(tokenizer(), max_length=128, prompt=Prompt(user="{title}: {text}"), labels=LABELS)
+    dataset = SimpleNamespace(manifest={"kinds": ["labelled"], "labels": LABELS})
+    given: Any = SimpleNamespace(policy=policy, encoder=policy.encoder, method=method, dataset=dataset)
+    question = Question.of(given)
+    row = question.fields({"title": "bank", "text": "my card was stolen"})
+    (answer,) = models._labels(given, [row])
+    assert set(answer["probabilities"]) == set(LABELS)
+    with pytest.raises(DataError, match="E363"):
+        question.fields("my card was stolen")
+
+
+def test_messages_of_an_input_are_read_or_refused() -> None:
+    question = Question.of(trained(["conversation"], Prompt()))
+    said = [{"role": "user", "content": "hello"}]
+    assert question.messages({"messages": said}) == (Message("user", "hello"),)
+    for wrong in ([], "hello", [{"role": "user"}], [{"role": "tool", "content": "x"}], ["hello"]):
+        with pytest.raises(DataError, match="E363"):
+            question.messages({"messages": wrong})
+
+
+def test_the_prompt_travels_with_an_export_and_its_labels_are_filled() -> None:
+    filled = Question(Prompt(user="{text} as one of {labels}, {{sic}}"), ("text",), True, labels=("a{b}", "c"))
+    made = models._prompt_file(filled)["prompt.json"]
+    assert '"user": "{text} as one of a{{b}}, c, {{sic}}"' in made and "system" not in made
+    assert models._prompt_file(Question(Prompt(), ("text",), False)) == {}
+
+
+# ───────────────────────────────────────────────────────────────────────────── prompts without use
+
+
+RECIPE = """\
+name: x
+objective: {task: classify}
+data:
+  sources: [{path: rows.csv}]
+  prompt:
+    system: Route it.
+    user: "{text}"
+method: {kind: METHOD}
+"""
+
+
+@pytest.mark.parametrize("method", ["classify", "cpt"])
+def test_a_system_message_that_no_method_reads_is_refused_with_its_line(method: str) -> None:
+    from metier.actions.train import check_kinds
+
+    with pytest.raises(ConfigError, match="E245") as caught:
+        check_kinds(Recipe.parse(RECIPE.replace("METHOD", method), file="x.yaml"))
+    assert caught.value.place == "x.yaml:6"
+    assert "data.prompt.user" in caught.value.fix
+    check_kinds(Recipe.parse(RECIPE.replace("METHOD", "sft")))
+
+
+def test_the_user_message_reaches_a_task_head() -> None:
+    plain = Encoder(tokenizer(), max_length=64).labelled(Labelled(text="card", target="a"))
+    asked = Encoder(tokenizer(), max_length=64, prompt=Prompt(user="the {text}?")).labelled(
+        Labelled(text="card", target="a")
+    )
+    assert tokenizer().decode(asked.token_ids) == "the card?"
+    assert tokenizer().decode(plain.token_ids) == "card"
+    check_method(Prompt(user="the {text}?"), "classify", ("labelled",), place=str)
+
+
+def test_a_user_message_without_a_column_is_refused() -> None:
+    for user in ("Summarize!", "One of {labels}", "{{text}}"):
+        with pytest.raises(ConfigError, match="names no column") as caught:
+            check(Prompt(user=user), "labelled", place=lambda key: f"x.yaml:{key}")
+        assert caught.value.place == "x.yaml:data.prompt.user"
+    check(Prompt(user="{text}"), "labelled", place=str)
+
+
+def test_a_prompt_beside_a_version_whose_rows_have_theirs_is_refused() -> None:
+    made = {"kinds": ["conversation"], "prompt": {"user": "{text}?"}, "name": "x", "version": "v1"}
+    check_version(Prompt(), made, place=str)
+    check_version(Prompt(user="{text}?"), made, place=str)
+    with pytest.raises(ConfigError, match="data:x@v1 carry the prompt"):
+        check_version(Prompt(user="{text}!"), made, place=str)
+    check_version(Prompt(user="{text}!"), {**made, "kinds": ["labelled"]}, place=str)
+
+
+def test_raw_text_has_no_question() -> None:
+    assert Question.of(trained(["text"], Prompt())).messages("once upon") == (Message("user", "once upon"),)
