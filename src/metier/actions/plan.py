@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -208,8 +206,7 @@ def peak_memory_bytes() -> int:
     """Return the high-water mark of this process's memory: of the device where there is one, else resident."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    return memory.peak_resident_bytes()
 
 
 # ───────────────────────────────────────────────────────────────────────────── inside
@@ -262,7 +259,6 @@ def _predict(parts: Parts, ahead: _Ahead) -> tuple[memory.Estimate, float]:
         head=parts.method.head(),
         dtype=dtype,
         support=parts.base.attention,
-        large=memory.large_block(jobs.worker_environment()),
     )
 
     def loss(policy: Policy, batch: Batch) -> torch.Tensor:
@@ -270,14 +266,25 @@ def _predict(parts: Parts, ahead: _Ahead) -> tuple[memory.Estimate, float]:
 
     on_cpu = policy.device.type == "cpu"
     passes = 2 if ahead.per_step > 1 else 1
-    estimate = memory.estimate(dry, ahead.largest, loss, passes=passes, shapes=ahead.shapes, allocator=on_cpu)
+    large = memory.large_block(jobs.worker_environment())
+    # A block of the largest micro-batch has smaller ones of its kind in the others, which may stay in the heap.
+    smaller = sum(batch.num_slots for batch in ahead.typical) / len(ahead.typical) / ahead.largest.num_slots
+    estimate = memory.estimate(
+        dry,
+        ahead.largest,
+        loss,
+        passes=passes,
+        shapes=ahead.shapes,
+        large=large / smaller,
+        allocator=on_cpu,
+    )
     if not on_cpu:
         tokens = float(parts.train.lengths.mean()) * parts.recipe.training.batch_size * parts.plan.steps
         rate = accelerator_matmul(policy.device, policy.dtype)
         return estimate, tokens * estimate.flops_per_token / (rate * ACCELERATOR_SHARE)
     measured = rates(dtype)
     step = duration.step_seconds(
-        [dry.run(batch, loss).work for batch in ahead.typical],
+        [dry.run(batch, loss, large=large).work for batch in ahead.typical],
         per_step=ahead.per_step,
         num_trained=estimate.num_trained,
         held=estimate.heap * (1 + memory.HOLES) / loop.TRIM_STEPS,

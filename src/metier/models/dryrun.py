@@ -112,7 +112,6 @@ class DryRun:
         head: the task head of the method, None for language modelling.
         dtype: precision of the computation, `float32` or `bfloat16`.
         support: what the loaded base was found to support; None assumes everything.
-        large: bytes from which on the allocator gives a freed block back to the system.
 
     Raises:
         ConfigError: E210, E211 or E260, the adapter or its options.
@@ -128,9 +127,7 @@ class DryRun:
         head: HeadSpec | None = None,
         dtype: str = "float32",
         support: Support | None = None,
-        large: int = LARGE_BYTES,
     ) -> None:
-        self._large = large
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         with self._faking():
             base = _base(config, kind, getattr(torch, dtype), support)
@@ -144,15 +141,16 @@ class DryRun:
             self.trained = list(self.policy.trained().values())
             self.policy.train()  # dropout keeps its masks
 
-    def run(self, batch: Batch, loss: Loss | None = None, *, passes: int = 1) -> Trace:
+    def run(self, batch: Batch, loss: Loss | None = None, *, passes: int = 1, large: float = LARGE_BYTES) -> Trace:
         """Run forward and backward on a batch.
 
         Args:
             batch: its values do not count, only its shapes, its segments, and which positions have a loss.
             loss: without one the hidden states (or the task head's outputs) are the end.
             passes: so many times, with gradients that add up.
+            large: bytes from which on the allocator gives a freed block back to the system.
         """
-        watch = Watch(self._large)
+        watch = Watch(large)
         with self._faking():
             for parameter in self.trained:
                 parameter.grad = None
@@ -216,7 +214,7 @@ def _base(config: Any, kind: Literal["causal", "encoder"], dtype: torch.dtype, s
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Add up the storages that operations create, subtract each when the last tensor on it dies, and sum the work."""
 
-    def __init__(self, large: int = LARGE_BYTES) -> None:
+    def __init__(self, large: float = LARGE_BYTES) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.large = large
         self.now = self.peak = self.heap = self.heap_at_peak = 0

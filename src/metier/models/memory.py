@@ -21,8 +21,11 @@ from __future__ import annotations
 import ctypes
 import platform
 import re
+import resource
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,7 +88,14 @@ class Estimate:
 
 
 def estimate(
-    run: DryRun, batch: Batch, loss: Loss | None = None, *, passes: int = 1, shapes: int = 1, allocator: bool = True
+    run: DryRun,
+    batch: Batch,
+    loss: Loss | None = None,
+    *,
+    passes: int = 1,
+    shapes: int = 1,
+    large: float = LARGE_BYTES,
+    allocator: bool = True,
 ) -> Estimate:
     """Return what one training step needs.
 
@@ -95,9 +105,10 @@ def estimate(
         loss: what is trained on; None ends at the hidden states.
         passes: 1 where a step is one micro-batch, 2 where gradients add up over several.
         shapes: different shapes of micro-batches in the run.
+        large: bytes from which on the allocator gives a freed block back to the system.
         allocator: count what glibc's allocator and compiled matrix products hold; False for memory of a GPU.
     """
-    trace = run.run(batch, loss, passes=passes)
+    trace = run.run(batch, loss, passes=passes, large=large)
     base, trained = run.policy.base, run.trained
     everything = {id(t): t for t in [*base.model.parameters(), *base.model.buffers(), *trained]}
     num_trained = sum(p.numel() for p in trained)
@@ -125,6 +136,19 @@ def large_block(environment: Mapping[str, str]) -> int:
     """Return from how many bytes on the allocator of a process with this environment gives freed blocks back."""
     set_by_user = re.search(r"glibc\.malloc\.mmap_threshold=(\d+)", environment.get("GLIBC_TUNABLES", ""))
     return int(set_by_user[1]) if set_by_user else LARGE_BYTES
+
+
+def peak_resident_bytes() -> int:
+    """Return the high-water mark of this process's resident memory.
+
+    On Linux not getrusage: its `ru_maxrss` of a new process begins with what its parent held when it forked.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def trim_heap() -> bool:

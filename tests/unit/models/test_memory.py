@@ -146,13 +146,21 @@ def test_the_environment_says_which_blocks_go_back(tunables: dict[str, str], siz
     assert memory.large_block(tunables) == size
 
 
+def test_the_peak_of_a_process_is_not_that_of_its_parent() -> None:
+    parent = bytearray(600 * 2**20)  # resident: zeroed page by page
+    parent[:: 2**12] = b"1" * len(parent[:: 2**12])
+    code = "from metier.models.memory import peak_resident_bytes; print(peak_resident_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert 50 * 2**20 < int(done.stdout) < len(parent)
+
+
 PROCESS = """
-import json, random, resource, sys
+import json, random, sys
 import numpy, pyarrow, sklearn, torch, transformers
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig
 from metier.models.base import from_model
 from metier.models.dryrun import blank
-from metier.models.memory import release_freed_memory, trim_heap
+from metier.models.memory import peak_resident_bytes, release_freed_memory, trim_heap
 from metier.models.policy import build
 given = json.loads(sys.argv[1])
 if given["release"]:
@@ -174,8 +182,7 @@ for step in range(given["steps"]):
     optimizer.zero_grad()
     if step % 10 == 9:
         trim_heap()
-scale = 1 if sys.platform == "darwin" else 1024
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale)
+print(peak_resident_bytes())
 """
 LLAMA_15M: dict[str, Any] = {
     "vocab_size": 32_000, "hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 6,
