@@ -54,7 +54,7 @@ def rival(venv_dir: Path) -> Path:
 
 
 def call(
-    python: Path, script: str, *arguments: str, threads: int, more: dict[str, str] | None = None
+    python: Path, script: str, *arguments: str, threads: int, more: dict[str, str] | None = None, folder: str = "sft"
 ) -> dict[str, Any]:
     """Run one contestant in a fresh process and return its last line, read as JSON; `more`: of its environment."""
     environment = {
@@ -65,7 +65,7 @@ def call(
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": f"{HERE}{os.pathsep}{REPOSITORY / 'src'}",
     }
-    command = [str(python), str(HERE / "sft" / script), *arguments]
+    command = [str(python), str(HERE / folder / script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{script} failed:\n{done.stderr[-4000:]}")

@@ -107,12 +107,6 @@ PHONE_NOT_ASKED = (
 )
 OPENERS = ("Hello. ", "Hi. ", "Good morning. ", "To the front desk: ", "Sorry to bother you. ", "Hello again. ")
 CLOSERS = (" Thank you.", " Thanks a lot.", " Kind regards.", " Many thanks for your help.", " I'm at home all day.")
-NOTE_LINES: dict[str, tuple[str, ...]] = {
-    "about": ("med", "med2", "test", "part", "clinic", "paper", "amount"),
-    "doctor": ("doctor",),
-    "for": ("kin",),
-    "when": ("day", "day2", "time", "period", "month"),
-}
 BRIDGES = ("", "", "", "However: ", "So: ", "But to the point. ", "Now. ", "Different matter: ")
 SHORT = {
     "appointment": "appt",

@@ -34,7 +34,7 @@ def recipe_page() -> str:
         "# The recipe\n",
         NOTE,
         inspect.getdoc(Recipe) or "",
-        "\nPrecedence: command line (`training.seed=1`) > environment > file > default. Unknown keys are errors. "
+        "\nPrecedence: command line (`training.seed=1`) > file > default. Unknown keys are errors. "
         "Keys marked *execution* change only how a result is computed: a resume accepts them.\n",
     ]
     sections: dict[str, list[tuple[str, dict[str, Any]]]] = {}

@@ -1,6 +1,6 @@
 """Write the demo data: messages to the front desk of an invented small-town clinic, with what the desk has to do.
 
-    python scripts/make_demo_data.py            # writes src/metier/actions/assets/demo/
+    python scripts/make_demo_data.py            # writes src/metier/actions/assets/demo/messages.csv
     python scripts/make_demo_data.py --measure  # also how hard it is, and how varied
 
 Every message asks for exactly one of twelve things. Most of them mention a second one as well, in a way that asks for
@@ -33,7 +33,6 @@ from demo_frames import (
     JOINED,
     NEIGHBOURS,
     NOT_ASKED,
-    NOTE_LINES,
     OPENERS,
     PHONE_ASKED,
     PHONE_NOT_ASKED,
@@ -46,7 +45,6 @@ from demo_frames import (
 HERE = Path(__file__).parent
 ASSETS = HERE.parent / "src" / "metier" / "actions" / "assets" / "demo"
 MESSAGES_PER_LABEL = 76
-NOTES_PER_LABEL = 28
 ROUND = {"patterns": 16, "verb_phrases": 2, "requests": 2}
 SHARE_WITH_SECOND_TOPIC = 0.36
 SHARE_MENTION = 0.65
@@ -68,10 +66,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Message:
-    """One finished row and how it came about.
-
-    `second` is the label that is only mentioned; `details` are the slots of what is asked for, name → value.
-    """
+    """One finished row and how it came about; `second` is the label that is only mentioned."""
 
     text: str
     label: str
@@ -79,19 +74,6 @@ class Message:
     english: str
     phrasing: str
     second: str
-    details: dict[str, str]
-
-    @property
-    def note(self) -> str:
-        """What the desk would write down: the task, what it is about, for whom, when, and what not to do."""
-        lines = [f"do: {self.label.replace('_', ' ')}"]
-        for title, slots in NOTE_LINES.items():
-            found = [self.details[name] for name in slots if name in self.details]
-            if found:
-                lines.append(f"{title}: {', '.join(found)}")
-        if self.second:
-            lines.append(f"only mentioned: {self.second.replace('_', ' ')}")
-        return "\n".join(lines)
 
 
 class Writer:
@@ -101,7 +83,6 @@ class Writer:
         self.phrases = phrases
         self.random = random.Random(seed)
         self.frames: dict[tuple[str, ...], list[str]] = {}
-        self.details: dict[str, str] = {}
 
     def messages(self, per_label: int) -> list[Message]:
         """Return that many messages of each label in a shuffled order, no text twice."""
@@ -154,13 +135,11 @@ class Writer:
             self.frames[frames] = self.random.sample(frames, len(frames))
         return self.frames[frames].pop()
 
-    def _fill(self, text: str, *, keep: bool = False) -> str:
-        """Return the text with its slots filled; `keep` remembers them as the details of what is asked for."""
+    def _fill(self, text: str) -> str:
+        """Return the text with its slots filled."""
         values = {name: self.random.choice(options) for name, options in SLOTS.items()}
         for name in ("day", "med"):
             values[f"{name}2"] = self.random.choice([v for v in SLOTS[name] if v != values[name]])
-        if keep:
-            self.details = {name: values[name] for name in re.findall(r"\{(\w+)\}", text)}
         return re.sub(r"\ba X-ray", "an X-ray", text.format("{}", yes="{yes}", no="{no}", **values))
 
     def _message(self, piece: Piece) -> Message:
@@ -178,14 +157,14 @@ class Writer:
         elif channel == "app" and self.random.random() < 0.45:
             opener, closer = self.random.choice(OPENERS), self.random.choice(CLOSERS)
             text = self.random.choice((opener + text, text + closer, opener + text + closer))
-        return Message(text, piece.label, channel, english, piece.phrasing, second, self.details)
+        return Message(text, piece.label, channel, english, piece.phrasing, second)
 
     def _written(self, piece: Piece, second: str) -> str:
         other_phrase = self._verb_phrase(second) if second else ""
         if piece.is_verb_phrase and second and self.random.random() < 0.3:
             frame = self._fill(self._frame(JOINED))
-            return frame.format(yes=self._fill(piece.text, keep=True), no=other_phrase)
-        asked = self._fill(piece.text, keep=True)
+            return frame.format(yes=self._fill(piece.text), no=other_phrase)
+        asked = self._fill(piece.text)
         if piece.is_verb_phrase:
             asked = self._fill(self._frame(ASKED)).format(asked)
         if not second:
@@ -199,9 +178,7 @@ class Writer:
         return f"{asked} {other}"
 
     def _phone_note(self, piece: Piece, second: str) -> str:
-        asked = self._fill(self._frame(PHONE_ASKED)).format(
-            _substitute(self._fill(piece.text, keep=True), THIRD_PERSON)
-        )
+        asked = self._fill(self._frame(PHONE_ASKED)).format(_substitute(self._fill(piece.text), THIRD_PERSON))
         if not second:
             return asked
         phrase = _substitute(self._verb_phrase(second), THIRD_PERSON)
@@ -263,17 +240,8 @@ def to_csv(messages: list[Message], seed: int) -> str:
     return out.getvalue()
 
 
-def to_jsonl(messages: list[Message]) -> str:
-    """Return the second set: a message and the note that the desk would write."""
-    rows = [
-        {"prompt": m.text, "completion": m.note, "channel": m.channel, "english": m.english, "phrasing": m.phrasing}
-        for m in messages
-    ]
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
 def main() -> None:
-    """Write the files and, when asked, measure them."""
+    """Write the messages and, when asked, measure them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=ASSETS)
@@ -281,11 +249,9 @@ def main() -> None:
     arguments = parser.parse_args()
     phrases: dict[str, Any] = yaml.safe_load((HERE / "demo_phrases.yaml").read_text(encoding="utf-8"))
     messages = Writer(phrases, arguments.seed).messages(MESSAGES_PER_LABEL)
-    notes = Writer(phrases, arguments.seed + 100).messages(NOTES_PER_LABEL)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "notes.jsonl").write_text(to_jsonl(notes), encoding="utf-8")
     (arguments.out / "messages.csv").write_text(to_csv(messages, arguments.seed), encoding="utf-8")
-    sys.stdout.write(f"{len(messages)} messages with {len(phrases)} labels and {len(notes)} notes in {arguments.out}\n")
+    sys.stdout.write(f"{len(messages)} messages with {len(phrases)} labels in {arguments.out}\n")
     if arguments.measure:
         sys.stdout.write(json.dumps(measure(messages), indent=2) + "\n")
 

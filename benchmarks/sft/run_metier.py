@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,17 @@ def run(work: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Train and return the figures."""
     import numpy as np
     import torch
-    from sft.workload import examples
+    from sft.workload import examples, lora_options
 
     from metier.core.recipe import ModelSection, Training
     from metier.data.encoded import Encoded
     from metier.models import base as bases
     from metier.models import policy as policies
+    from metier.models.trunk import Trunk
     from metier.training import loop
     from metier.training.feed import Feed
     from metier.training.method import Facts, Method
+    from metier.training.trunk_cache import TrunkCache
 
     facts = json.loads((work / "workload.json").read_text())
     torch.set_num_threads(facts["threads"])
@@ -38,8 +41,7 @@ def run(work: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
         resolve=Path,
         choices={"threads": str(facts["threads"])},
     )
-    lora = {"r": facts["lora_r"], "lora_alpha": facts["lora_alpha"], "target_modules": "all-linear"}
-    options = lora if facts["adapter"] == "lora" else {}
+    options = lora_options(facts) if facts["adapter"] == "lora" else {}
     policy = policies.build(base, facts["adapter"], options, seed=facts["seed"])
     if facts["adapter"] == "lora":
         policy.adapter.load(work / "adapter")
@@ -65,6 +67,14 @@ def run(work: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
         micro_batch_tokens=settings["micro_batch_tokens"],
         training=training,
     )
+    began = time.perf_counter()
+    if settings.get("cache"):
+        policy.trunk = Trunk.of(policy)
+        budget, packing = settings["micro_batch_tokens"], settings["packing"]
+        cache = TrunkCache.cached(
+            out / "trunk", "benchmark", policy, policy.trunk, feed, budget_tokens=budget, packing=packing
+        )
+        feed = replace(feed, trunk=cache)
     ready = time.perf_counter()
     losses, ends, slots = [], [], 0
     state = loop.start(policy, plan)
@@ -81,7 +91,8 @@ def run(work: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "losses": losses,
         "step_seconds": np.diff([ready, *ends]).tolist(),
-        "startup_seconds": ready - BEGAN,
+        "startup_seconds": began - BEGAN,
+        "cache_seconds": ready - began,
         "peak_bytes": peak * (1 if sys.platform == "darwin" else 1024),
         "slots": slots,
         "settings": settings,

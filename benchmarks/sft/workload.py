@@ -41,6 +41,14 @@ SHAPES: dict[str, dict[str, int] | None] = {
         "num_attention_heads": 9,
         "num_key_value_heads": 3,
     },
+    "18m": {
+        "vocab_size": 32000,
+        "hidden_size": 288,
+        "intermediate_size": 768,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+    },
     "tiny": {
         "vocab_size": 8192,
         "hidden_size": 64,
@@ -69,6 +77,8 @@ class Workload:
     seed: int = 0
     lora_r: int = 16
     lora_alpha: int = 32
+    layers: tuple[int, ...] = ()
+    """Blocks with an adapter; none = all of them."""
 
 
 def prepare(work: Path, workload: Workload, gsm8k: Path) -> dict[str, Any]:
@@ -160,6 +170,12 @@ def _encode(name: str, rows: list[dict[str, str]], tokenizer: Any, max_length: i
     }
 
 
+def lora_options(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the product's options of the workload's adapter."""
+    chosen = {"layers_to_transform": list(facts["layers"])} if facts["layers"] else {}
+    return {"r": facts["lora_r"], "lora_alpha": facts["lora_alpha"], "target_modules": "all-linear", **chosen}
+
+
 def _initial_adapter(work: Path, workload: Workload) -> None:
     from metier.core.recipe import ModelSection
     from metier.models import base as bases
@@ -167,8 +183,7 @@ def _initial_adapter(work: Path, workload: Workload) -> None:
 
     section = ModelSection(name_or_path=str(work / "model"), dtype="float32")
     base = bases.load(section, resolve=Path)
-    options = {"r": workload.lora_r, "lora_alpha": workload.lora_alpha, "target_modules": "all-linear"}
-    policy = policies.build(base, "lora", options, seed=workload.seed)
+    policy = policies.build(base, "lora", lora_options(asdict(workload)), seed=workload.seed)
     policy.adapter.save(work / "adapter", str(work / "model"))
 
 

@@ -6,7 +6,8 @@ The verbs of the product, as functions:
     run = metier.train("recipes/support.yaml")          # a tuned model, compared with its untouched base
     report = metier.evaluate(run)                        # figures with intervals, and a verdict in words
 
-Importing this package is cheap: torch is imported by the first verb that needs it.
+A recipe file belongs to the project around it, a Run to the project it lies in; anything else means the project around
+the working directory. Importing this package is cheap: torch is imported by the first verb that needs it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metier.actions.evaluate import Comparison
+    from metier.actions.models import ChatSession
     from metier.actions.plan import Plan
+    from metier.core.project import Project
     from metier.core.recipe import Recipe
     from metier.core.run import Run
     from metier.core.types import Split
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from metier.evaluation.result import Report
 
 __version__ = "0.1.0"
-__all__ = ["compare", "evaluate", "export", "plan", "predict", "prepare", "train"]
+__all__ = ["chat", "compare", "evaluate", "export", "plan", "predict", "prepare", "train"]
 
 PathLike = str | Path
 
@@ -41,9 +44,9 @@ def prepare(recipe: PathLike | Recipe, overrides: Iterable[str] = ()) -> Dataset
         MetierError: E2xx the recipe, E3xx the rows, E4xx the machine.
     """
     from metier.actions import data
-    from metier.core.project import Project
 
-    return data.prepare(_recipe(recipe, overrides), Project.find())
+    found, project, _ = _located(recipe, overrides)
+    return data.prepare(found, project)
 
 
 def plan(recipe: PathLike | Recipe, overrides: Iterable[str] = (), *, measure: bool = False) -> Plan:
@@ -53,9 +56,9 @@ def plan(recipe: PathLike | Recipe, overrides: Iterable[str] = (), *, measure: b
         measure: take a few real steps and a real save, instead of arithmetic alone.
     """
     from metier.actions import plan as plans
-    from metier.core.project import Project
 
-    return plans.plan(_recipe(recipe, overrides), Project.find(), measure=measure)
+    found, project, _ = _located(recipe, overrides)
+    return plans.plan(found, project, measure=measure)
 
 
 def train(recipe: PathLike | Recipe, overrides: Iterable[str] = (), *, detach: bool = False) -> Run:
@@ -68,54 +71,85 @@ def train(recipe: PathLike | Recipe, overrides: Iterable[str] = (), *, detach: b
         MetierError: what made the run fail; E259 (a ConfigError), somebody stopped it before it was done.
     """
     from metier.actions import train as trains
-    from metier.core.project import Project
 
-    text = Path(recipe).read_text(encoding="utf-8") if isinstance(recipe, str | Path) and not overrides else ""
-    run = trains.start(trains.create(_recipe(recipe, overrides), Project.find(), text))
+    run = trains.start(trains.create(*_located(recipe, overrides)))
     return run if detach else trains.wait(run)
 
 
 def evaluate(run: str | Run, *, split: Split = "test") -> Report:
     """Measure a run's best checkpoint and its untouched base on the same held-out rows."""
     from metier.actions import evaluate as evaluations
-    from metier.core.project import Project
 
-    return evaluations.evaluate(Project.find(), _ref(run), split=split)
+    return evaluations.evaluate(*_run(run), split=split)
 
 
 def compare(one: str | Run, other: str | Run) -> Comparison:
     """Return the paired differences between two evaluated runs on the rows they share."""
     from metier.actions import evaluate as evaluations
-    from metier.core.project import Project
 
-    return evaluations.compare(Project.find(), _ref(one), _ref(other))
+    return evaluations.compare(*_run(one), _run(other)[1])
 
 
 def predict(
-    run: str | Run, inputs: Sequence[str | dict[str, Any]], *, max_new_tokens: int = 128
+    run: str | Run,
+    inputs: Sequence[str | dict[str, Any]],
+    *,
+    max_new_tokens: int = 128,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Return a run's labels or replies for new inputs, in order."""
-    from metier.actions import models
-    from metier.core.project import Project
+    """Return a run's labels or replies for new inputs, in order.
 
-    return models.predict(Project.find(), _ref(run), list(inputs), max_new_tokens=max_new_tokens)
+    Args:
+        temperature: of a run that writes text; None or 0 takes the likeliest token each time.
+        top_p: sample among the likeliest tokens that together hold this probability; default 1, all.
+        seed: of the sampling; default 0.
+
+    Raises:
+        ConfigError: E291, a sampling option that would change nothing.
+        DataError: E363, an input lacks a column.
+    """
+    from metier.actions import models
+
+    return models.predict(
+        *_run(run), list(inputs), max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+    )
+
+
+def chat(
+    run: str | Run, *, temperature: float | None = None, top_p: float | None = None, seed: int | None = None
+) -> ChatSession:
+    """Open a conversation with a run and, beside it, with its untouched base; the options are those of `predict`."""
+    from metier.actions import models
+
+    return models.chat(*_run(run), temperature=temperature, top_p=top_p, seed=seed)
 
 
 def export(run: str | Run, to: PathLike, *, form: str = "hf") -> dict[str, Any]:
     """Write a run's model for other tools (`hf` merged, `peft` adapter), with a parity certificate; return it."""
     from metier.actions import models
+
+    return models.export(*_run(run), Path(to), form=form)
+
+
+def _located(recipe: PathLike | Recipe, overrides: Iterable[str]) -> tuple[Recipe, Project, str]:
+    """The recipe, its project, and the text of its file."""
+    from metier.core import locate
     from metier.core.project import Project
-
-    return models.export(Project.find(), _ref(run), Path(to), form=form)
-
-
-def _recipe(recipe: PathLike | Recipe, overrides: Iterable[str]) -> Recipe:
     from metier.core.recipe import Recipe
 
     if isinstance(recipe, str | Path):
-        return Recipe.read(Path(recipe), overrides)
-    return recipe
+        found = locate.recipe(Path(recipe), overrides)
+        return found.recipe, found.project, found.text
+    overridden = Recipe.parse(recipe.to_yaml(), overrides=overrides, origin=(recipe.file, recipe.lines))
+    return overridden, Project.find(), ""
 
 
-def _ref(run: str | Run) -> str:
-    return run if isinstance(run, str) else run.dir.name
+def _run(run: str | Run) -> tuple[Project, str]:
+    """The project of a run, and the reference by which that project knows it; `12@last` names a checkpoint."""
+    from metier.core import locate
+
+    named, at, checkpoint = run.partition("@") if isinstance(run, str) else (run, "", "")
+    project, found = locate.run(named)
+    return project, found.dir.name + at + checkpoint

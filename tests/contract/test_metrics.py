@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metier.core.catalog import Options, catalog
-from metier.metrics import Metric, Prediction, metrics_for
+from metier.metrics import ANSWERS, Metric, Prediction, applicable, metrics_for
 
 NAMES = catalog("metrics").names()
 TASKS = ["chat", "summarize", "translate", "extract", "generate", "continue"]
@@ -76,6 +76,40 @@ def test_sums_decide_the_figure(name: str) -> None:
     assert float(doubled) == pytest.approx(expected, abs=1e-9)
     several = metric.figure(np.stack([statistics.sum(axis=0)] * 4).reshape(2, 2, -1))
     assert several.shape == (2, 2)
+
+
+GIVEN: dict[str, list[Prediction]] = {
+    "single_label": [
+        Prediction(id=x, reference=x, output=x, label_probs={"a": 0.5, "b": 0.5}, confidence=0.5) for x in "ab"
+    ],
+    "multi_label": [
+        Prediction(id=x, reference=(x,), output=(x,), label_probs={"a": 0.5, "b": 0.5}, confidence=0.5) for x in "ab"
+    ],
+    "regression": [Prediction(id=str(x), reference=x, output=x) for x in (1.0, 2.0)],
+    "continue": [Prediction(id="1", reference="12", nll=2.0, num_tokens=1, num_bytes=2)],
+    "extract": [
+        Prediction(id="1", reference="12", output="12", finish="stop", nll=2.0, num_tokens=1, num_bytes=2)
+    ],
+}  # fmt: skip
+"""What predict.py makes in each situation; the other tasks are like `extract`."""
+
+
+@pytest.mark.parametrize("situation", GIVEN)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_metric_has_a_figure_wherever_it_says_it_applies(name: str, situation: str) -> None:
+    metric, _, _ = sample(name)
+    applies = name in applicable([situation])
+    assert not applies or metric.value(GIVEN[situation]) is not None
+    assert applies or situation not in metric.module.tasks
+    # Where a label or a number is the answer and no text, its wording is measured by nobody, figure or not.
+    if metric.module.answers == ("text",):
+        assert applies == (situation == "extract")
+
+
+def test_every_situation_has_its_kinds_of_answers() -> None:
+    assert set(ANSWERS) == set(SITUATIONS)
+    used = {kind for name in NAMES for kind in catalog("metrics").get(name).answers}
+    assert used == {kind for kinds in ANSWERS.values() for kind in kinds}
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)

@@ -61,6 +61,7 @@ class Desk:
 
     def refused(self, *argv: str, code: str, place: str, then: str) -> dict[str, str]:
         """Run a command that must be refused: code, exit code, place, next step; and sources and runs as before."""
+        assert place and then, "an empty text is found in every error"
         before = self.kept()
         status, out, err = self.run(*argv, "--json")
         assert status == int(code[1]), f"exit {status}\n{out}\n{err}"
@@ -151,7 +152,9 @@ def test_an_unknown_key_is_named_with_its_line_by_every_command(chat: Desk, comm
 
 
 def test_a_key_of_a_plug_in_is_checked_like_any_other(chat: Desk) -> None:
-    chat.refused("train", "adapter.kind=lora", "adapter.lora_dropot=0.1", code="E211", place="", then="lora_dropout")
+    place = f"desk.yaml:{line_of(chat.recipe, 'adapter')}"
+    words = ["adapter.kind=lora", "adapter.lora_dropot=0.1"]
+    chat.refused("train", *words, code="E211", place=place, then="lora_dropout")
     assert chat.runs() == []
 
 
@@ -243,7 +246,9 @@ def test_bad_rows_go_to_quarantine_by_line_and_reason_and_good_ones_are_kept(tmp
     wanted = {json.dumps(row["messages"]) for row in chat_rows(40)}
     kept = {json.dumps([{k: m[k] for k in ("role", "content")} for m in r["messages"]]) for r in here.rows()}
     assert kept == wanted
-    assert here.done("plan", "data.max_quarantine=0.2")["quarantined"] == len(BROKEN)
+    planned = here.done("plan", "data.max_quarantine=0.2")
+    assert planned["quarantined"] == len(BROKEN)
+    assert planned["permission"] == ["✘ data/rows.jsonl (not stated: license, basis, purpose, personal data)"]
 
 
 def test_too_many_bad_rows_stop_with_the_first_place_and_can_be_looked_into(tmp_path: Path, base: Path) -> None:
@@ -254,7 +259,56 @@ def test_too_many_bad_rows_stop_with_the_first_place_and_can_be_looked_into(tmp_
     assert len(here.quarantined()) == len(BROKEN)
     code, out, _ = here.run("data", "check", "--show", "E310", "--json")
     assert code == 3
-    assert [f["code"] for f in json.loads(out)] == ["E310"]
+    (found,) = json.loads(out)
+    assert (found["code"], found["count"]) == ("E310", len(BROKEN))
+    assert [place.split()[:2] for place in found["places"]] == [[f"rows.jsonl:{n}", reason] for n, _, reason in BROKEN]
+    (file,) = (here.root / "private" / "quarantine" / "desk").iterdir()
+    assert error["fix"].endswith(str(file.relative_to(here.root))) and file.name in found["fix"]
+    _, text, _ = here.run("data", "check", "--show", "E310")
+    assert sum("rows.jsonl:" in line for line in text.splitlines()) == len(BROKEN)
+    assert "caf" not in text and "hello" not in text
+    _, text, _ = here.run("data", "check")
+    assert sum("rows.jsonl:" in line for line in text.splitlines()) == 3 and "--show E310" in text
+
+
+def test_rows_in_quarantine_are_all_listed_where_the_others_were_enough(tmp_path: Path, base: Path) -> None:
+    here = desk(tmp_path / "desk", base, broken())
+    found = here.done("data", "check", "--show", "E310", "data.max_quarantine=0.2")
+    listed = [place.split()[:2] for finding in found for place in finding["places"]]
+    assert sorted(listed) == sorted([f"rows.jsonl:{n}", reason] for n, _, reason in BROKEN)
+    assert sum(finding["count"] for finding in found) == len(BROKEN)
+    shutil.rmtree(here.root / "private")
+    again = here.done("data", "check", "--show", "E310", "data.max_quarantine=0.2")
+    assert sum(finding["count"] for finding in again) == len(BROKEN)
+    assert all(len(finding["places"]) == 1 for finding in again), "the manifest has the first of each reason"
+
+
+@pytest.mark.parametrize(
+    "command", [["plan"], ["train"], ["data", "check"], ["data", "preview"], ["data", "prepare"]], ids=" ".join
+)
+def test_no_row_is_copied_where_the_project_asks_for_a_permission_that_nobody_stated(
+    chat: Desk, command: list[str]
+) -> None:
+    (chat.root / "metier.yaml").write_text("name: desk\ngates: {permission: required}\n")
+    place = f"desk.yaml:{line_of(chat.recipe, '- path')}"
+    chat.refused(*command, code="E601", place=place, then="permission:")
+    assert not (chat.root / "datasets").exists() and chat.runs() == []
+
+
+def test_a_misspelt_key_of_the_project_file_takes_no_gate_away(chat: Desk) -> None:
+    (chat.root / "metier.yaml").write_text("name: desk\ngate: {permission: required}\n")
+    chat.refused("plan", code="E201", place="metier.yaml:2", then="`gates`")
+
+
+def test_what_has_no_figure_and_what_has_no_use_is_refused_at_the_start(chat: Desk, base: Path) -> None:
+    chat.recipe.write_text(chat.recipe.read_text() + "evaluation:\n  metrics:\n  - rouge\n  - mae\n")
+    last = len(chat.recipe.read_text().splitlines())
+    error = chat.refused("train", code="E276", place=f"desk.yaml:{last}", then="method.kind")
+    assert "`mae`" in error["what"] and "bleu" in error["expected"]
+    changes = ["evaluation.metrics=auto", "model.revision=main"]
+    error = chat.refused("plan", *changes, code="E277", place="desk.yaml", then="remove `model.revision`")
+    assert str(base) in error["received"]
+    assert chat.runs() == []
 
 
 def test_a_csv_with_a_mark_and_a_latin_row(tmp_path: Path, base: Path) -> None:
@@ -294,7 +348,7 @@ def test_what_a_worker_meets_is_told_with_the_users_own_file_and_line(tmp_path: 
     for _ in range(2):
         error = here.refused("train", "training.seed=1", code="E320", place=place, then="other labels")
         assert error["place"] == place
-    assert here.refused("runs", "resume", "1", "training.save_steps=9", code="E320", place=place, then="")
+    here.refused("runs", "resume", "1", "training.save_steps=9", code="E320", place=place, then="other labels")
 
 
 def test_a_label_that_only_the_test_file_has(tmp_path: Path, base: Path) -> None:
@@ -312,7 +366,9 @@ def test_max_length_shorter_than_every_answer(tmp_path: Path, base: Path) -> Non
     for row in rows:
         row["messages"][0]["content"] = "please " * 30 + row["messages"][0]["content"]
     here = desk(tmp_path / "desk", base, lines(rows))
-    error = here.refused("plan", "training.max_length=20", code="E354", place="", then="training.max_length=")
+    here.recipe.write_text(here.recipe.read_text().replace("max_length: 64", "max_length: 20"))
+    place = f"desk.yaml:{line_of(here.recipe, 'max_length')}"
+    error = here.refused("plan", code="E354", place=place, then="training.max_length=")
     assert "max_length=20" in error["received"]
 
 
@@ -321,7 +377,7 @@ def test_a_run_that_meets_it_fails_with_the_same_error(tmp_path: Path, base: Pat
     for row in rows:
         row["messages"][0]["content"] = "please " * 30 + row["messages"][0]["content"]
     here = desk(tmp_path / "desk", base, lines(rows))
-    here.refused("train", "training.max_length=20", code="E354", place="", then="training.max_length=")
+    here.refused("train", "training.max_length=20", code="E354", place="desk.yaml", then="training.max_length=")
     (folder,) = here.runs()
     status = Run(folder).status()
     assert (status["state"], status["reason"]) == ("failed", "E354")
@@ -332,7 +388,10 @@ def test_a_base_without_a_chat_template(chat: Desk, tmp_path: Path, base: Path) 
     shutil.copytree(base, tmp_path / "bare")
     (tmp_path / "bare" / "chat_template.jinja").unlink()
     argv = ["plan", f"model.name_or_path={tmp_path / 'bare'}"]
-    chat.refused(*argv, code="E240", place="", then="model.chat_template=plain")
+    chat.refused(*argv, code="E240", place="desk.yaml", then="model.chat_template=plain")
+    chat.recipe.write_text(chat.recipe.read_text().replace("  name_or_path:", "  chat_template: null\n  name_or_path:"))
+    place = f"desk.yaml:{line_of(chat.recipe, 'chat_template')}"
+    chat.refused(*argv, code="E240", place=place, then="model.chat_template=plain")
     assert chat.done(*argv, "model.chat_template=plain")["steps"] > 0
 
 
@@ -413,11 +472,10 @@ def test_checkpoints_that_cannot_be_written_any_more(chat: Desk) -> None:
     argv = ["training.max_steps=4", "training.num_train_epochs=9", "training.save_steps=1"]
     assert chat.done("train", *argv)["state"] == "done"
     run = Run(chat.runs()[0])
+    shutil.rmtree(checkpoint.listing(run.checkpoints_dir)[-1])  # as if it had been stopped one step before its end
     before = {p.name: checkpoint.problems(p) for p in checkpoint.listing(run.checkpoints_dir)}
     assert before and not any(before.values())
     run.update(state="stopped")
-    recipe = run.dir / "recipe.resolved.yaml"
-    recipe.write_text(recipe.read_text().replace("max_steps: 4", "max_steps: 8"))
     run.checkpoints_dir.chmod(0o555)
     done = without_the_powers_of_root(chat.root, "runs", "resume", "1")
     run.checkpoints_dir.chmod(0o755)

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,11 +19,16 @@ from typing import Any
 
 import pytest
 
+import metier as package
 from metier.cli import app
+from metier.core.errors import ConfigError
 from metier.core.project import Project
+from metier.core.recipe import Recipe
 from metier.core.run import Run
 from tiny import labelled_rows, write_model
 
+TARGETS = ["objective.targets.accuracy=>= 0", "objective.targets.ece=< 0"]
+"""One that every run meets and one that none can."""
 FAST = ["model.name_or_path=base", "training.num_train_epochs=2", "training.max_length=64", "adapter.kind=full"]
 
 
@@ -66,18 +72,28 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(home: Path) -> dict[str, Any]:
     """The first run, trained in the foreground."""
-    done = metier(home, "train", *FAST, "--json")
+    done = metier(home, "train", *FAST, *TARGETS, "--json")
     value: dict[str, Any] = json.loads(done.stdout)
     assert "step " in done.stderr
+    assert re.search(r"plan: \d+ steps +[\d,]+ tokens per epoch +about .+ +[\d.]+ .B of memory", done.stderr)
     assert "validation at step" in done.stderr
     assert "\x1b[" not in done.stderr
     return value
 
 
+@pytest.fixture(scope="module")
+def talking(home: Path) -> int:
+    """A run that writes its answers, asked by a prompt, with a target that it meets."""
+    words = ["method.kind=sft", "data.prompt.user={text} Topic:", "training.max_steps=4", "evaluation.max_new_tokens=4"]
+    run: int = json.loads(metier(home, "train", *FAST, *words, TARGETS[0], "--json").stdout)["run"]
+    return run
+
+
 def test_data_is_shown_checked_and_prepared(home: Path) -> None:
-    shown = metier(home, "data", "preview", "--rows", "2", *FAST).stdout
-    assert "labelled" in shown
-    assert "rows.csv:2" in shown
+    done = metier(home, "data", "preview", "--rows", "2", *FAST)
+    assert "labelled" in done.stdout
+    assert "rows.csv:2" in done.stdout
+    assert "looking for duplicates" in done.stderr, "the first reading takes its time, and says so"
     prepared = json.loads(metier(home, "data", "prepare", *FAST, "--json").stdout)
     assert sum(prepared["rows"].values()) == 120
     again = json.loads(metier(home, "data", "prepare", *FAST, "--json").stdout)
@@ -101,7 +117,9 @@ def test_a_misspelt_key_and_option_exit_with_2(home: Path) -> None:
 
 def test_the_plan_has_figures_and_starts_nothing(home: Path) -> None:
     runs = Project(home).run_dirs()
-    value = json.loads(metier(home, "plan", *FAST, "--json").stdout)
+    done = metier(home, "plan", *FAST, "--measure", "--json")
+    value = json.loads(done.stdout)
+    assert "loading the base model" in done.stderr and "measured steps" in done.stderr
     assert "loss on the label of each row" in metier(home, "plan", *FAST).stdout
     assert value["steps"] > 0
     assert value["epochs"] == 2, "a smaller last batch is no longer epoch"
@@ -129,10 +147,24 @@ def test_training_ends_with_a_verdict_and_its_files(home: Path, trained: dict[st
 
 
 def test_a_missed_target_is_exit_5_with_gate_alone(home: Path, trained: dict[str, Any]) -> None:
-    report = json.loads(metier(home, "evaluate", str(trained["run"]), "--json").stdout)
+    run = str(trained["run"])
+    done = metier(home, "evaluate", run, "--json")
+    report = json.loads(done.stdout)
     assert {s["role"] for s in report["systems"]} >= {"run", "base", "floor"}
-    targets = report["targets"]
-    metier(home, "evaluate", str(trained["run"]), "--gate", code=5 if any(not t["met"] for t in targets) else 0)
+    assert {t["name"]: t["met"] for t in report["targets"]} == {"accuracy": True, "ece": False}
+    assert report["verdict"] == trained["verdict"] == "insufficient"
+    rows = report["data"]["rows"]["test"]
+    assert f"{rows} held-out texts are fewer than the 100 that a verdict needs" in report["sentence"]
+    assert "loading the base model" in done.stderr and "E501" not in done.stderr
+    gated = metier(home, "evaluate", run, "--gate", "--json", code=5)
+    assert json.loads(gated.stdout)["targets"] == report["targets"], "one document, the report"
+    assert "E501 1 of 2 targets are missed: ece" in gated.stderr
+    assert "expected: ece < 0" in gated.stderr
+
+
+def test_met_targets_pass_the_gate(home: Path, talking: int) -> None:
+    done = metier(home, "evaluate", str(talking), "--gate", "--json")
+    assert [t["met"] for t in json.loads(done.stdout)["targets"]] == [True]
 
 
 def test_new_texts_get_labels(home: Path, trained: dict[str, Any]) -> None:
@@ -168,19 +200,61 @@ def test_a_task_head_does_not_talk(home: Path, trained: dict[str, Any]) -> None:
     assert "metier predict" in metier(home, "chat", str(trained["run"]), code=2).stderr
 
 
-def test_a_run_with_a_prompt_is_asked_by_it_in_chat(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["method.kind=sft", "data.prompt.user={text} Topic:", "training.max_steps=4", "evaluation.max_new_tokens=4"]
-    run = json.loads(metier(home, "train", *FAST, *words, "--json").stdout)["run"]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("my card was stolen\nmy card was stolen\n\n"))
-    done = metier(home, "chat", str(run), "--vs", "base", "--json")
-    said = [json.loads(line) for line in done.stdout.splitlines()]
+def test_a_run_with_a_prompt_is_asked_by_it_in_chat(home: Path, talking: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chat(*options: str) -> tuple[list[dict[str, str]], str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("my card was stolen\nmy card was stolen\n\n"))
+        done = metier(home, "chat", str(talking), "--vs", "base", "--json", *options)
+        return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+    said, talk = chat()
     assert [sorted(line) for line in said] == [["base", "input", "run"]] * 2
     assert said[0] == said[1], "each message is a question of its own"
-    assert "each message starts anew" in done.stderr and '"{text} Topic:"' in done.stderr
-    metier(home, "runs", "rm", str(run), "--yes")
+    assert "each message starts anew" in talk and '"{text} Topic:"' in talk
+    drawn, _ = chat("--temperature", "2", "--top-p", "0.99", "--seed", "3")
+    assert drawn == chat("--temperature", "2", "--top-p", "0.99", "--seed", "3")[0]
+    assert said[0] not in drawn and drawn[0] != drawn[1]
+
+
+def test_sampling_options_without_use_are_refused(home: Path, trained: dict[str, Any], talking: int) -> None:
+    for run in (trained["run"], talking):  # a head, and a writer whose labels are chosen by likelihood
+        done = metier(home, "predict", str(run), "my card", "--temperature", "0.7", "--json", code=2)
+        assert json.loads(done.stdout)["error"]["code"] == "E291"
+    assert "E291" in metier(home, "chat", str(talking), "--seed", "3", code=2).stderr
+
+
+def test_the_functions_of_the_package_find_the_project_as_the_command_line_does(
+    home: Path, trained: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a folder without a project, where no number of a run means anything."""
+    answers = json.loads(metier(home, "predict", str(trained["run"]), "my card was stolen", "--json").stdout)
+    monkeypatch.chdir(tmp_path)
+    run = Run(Path(trained["dir"]))
+    recipe = home / "recipes" / "desk.yaml"
+    dataset = package.prepare(recipe, FAST)
+    assert dataset.dir.is_relative_to(home)
+    assert package.plan(str(recipe), FAST).steps > 0
+    other = package.train(recipe, [*FAST, "training.max_steps=2"])
+    assert other.dir.parent == home / "runs"
+    assert (other.dir / "recipe.yaml").read_text() == recipe.read_text(), "as its user wrote it"
+    for known in (run, trained["dir"], f"{trained['dir']}@best"):
+        assert package.predict(known, ["my card was stolen"]) == answers
+    assert package.compare(run, other).rows
+    with pytest.raises(ConfigError, match="E263"):
+        package.chat(run)
+    with pytest.raises(ConfigError, match="E291"):
+        package.predict(run, ["my card"], temperature=0.7)
+    with pytest.raises(ConfigError, match="E230"):
+        package.predict(str(trained["run"]), ["my card"])
+    read = Recipe.read(recipe)
+    with contextlib.chdir(home):
+        assert package.prepare(read, FAST).digest == dataset.digest
+        with pytest.raises(ConfigError, match="E201"):
+            package.prepare(read, ["data.splt=1"])
+    metier(home, "runs", "rm", str(other.number), "--yes")
 
 
 def test_an_interrupted_run_resumes_and_a_changed_semantic_key_is_refused(home: Path, trained: dict[str, Any]) -> None:
+    before = len(Project(home).run_dirs())
     process = subprocess.Popen(
         [sys.executable, "-m", "metier.cli", "train", *FAST, "training.num_train_epochs=400"],
         cwd=home,
@@ -189,7 +263,7 @@ def test_an_interrupted_run_resumes_and_a_changed_semantic_key_is_refused(home: 
         text=True,
         start_new_session=True,
     )
-    run = _after_a_few_steps(home)
+    run = _after_a_few_steps(home, runs=before + 1)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -199,7 +273,7 @@ def test_an_interrupted_run_resumes_and_a_changed_semantic_key_is_refused(home: 
     assert "E238" in metier(home, "runs", "resume", str(run.number), "training.seed=9", code=2).stderr
     detached = metier(home, "runs", "resume", str(run.number), "training.micro_batch_tokens=512", "--detach")
     assert detached.stdout == f"{run.number}\n"
-    _after_a_few_steps(home, beyond=max(e["step"] for e in run.events("step")))
+    _after_a_few_steps(home, runs=before + 1, beyond=max(e["step"] for e in run.events("step")))
     metier(home, "runs", "stop", str(run.number))
     _until(lambda: run.status()["state"] == "stopped")
     metier(home, "runs", "rm", str(run.number), "--yes")
@@ -210,13 +284,12 @@ def test_a_run_that_is_not_there(home: Path) -> None:
     assert metier(home, "runs", "show", "99", code=2).stderr.startswith("E232")
 
 
-def _after_a_few_steps(home: Path, beyond: int = 0) -> Run:
-    """The newest run, once it has trained a few steps."""
-    before = len(Project(home).run_dirs()) if beyond else 0
+def _after_a_few_steps(home: Path, *, runs: int, beyond: int = 0) -> Run:
+    """The newest run, once there are so many and it has trained a few steps."""
 
     def newest() -> Run | None:
         folders = Project(home).run_dirs()
-        if len(folders) < max(before, 2):
+        if len(folders) < runs:
             return None
         run = Run(folders[-1])
         return run if any(e["step"] > beyond + 3 for e in run.events("step")) else None

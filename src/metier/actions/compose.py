@@ -9,16 +9,17 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metier.actions import packing
 from metier.actions.recipes import chat_template
 from metier.core.errors import ConfigError, DataError, MachineError
 from metier.core.project import Project, digest_json, read_json, write_json
-from metier.core.recipe import Recipe
+from metier.core.recipe import Recipe, semantic_values
 from metier.core.types import Labelled, Split
 from metier.data.batching import steps_per_epoch
 from metier.data.dataset import build
@@ -57,6 +58,7 @@ class Parts:
     train: Feed
     validation: Feed
     lengths: LengthReport
+    validation_lengths: LengthReport
     plan: loop.Plan
     watch: Watch
     every_steps: int
@@ -67,7 +69,12 @@ class Parts:
     @property
     def digests(self) -> dict[str, str]:
         """Digests of what the result depends on; a resume compares them."""
-        return {"dataset": self.dataset.digest, "base": self.base.digest, "tokens": self.encoder.fingerprint()}
+        return {
+            "dataset": self.dataset.digest,
+            "base": self.base.digest,
+            "tokens": self.encoder.fingerprint(),
+            "recipe": digest_json(semantic_values(self.recipe)),
+        }
 
     @property
     def pinned(self) -> dict[str, str]:
@@ -78,6 +85,7 @@ class Parts:
             "micro_batch_tokens": str(self.plan.micro_batch_tokens),
             "every_steps": str(self.every_steps),
             "save_steps": str(self.save_steps),
+            **({"packing": "on" if self.plan.training.packing else "off"} if self.recipe.training.packing else {}),
         }
 
 
@@ -103,6 +111,8 @@ def compose(
     method = Method.of(recipe.method.kind, recipe.method.options, facts_of(rows), place=recipe.place("method.kind"))
     method.check(rows.manifest["kinds"])
     kept = _choices(recipe, pinned or {})
+    if progress:
+        progress("loading the base model", 0, None)
     base = bases.load(recipe.model, resolve=project.path, choices=kept)
     notes: Counter[str] = Counter()
     # An encoder counts what it cuts, so each split has its own.
@@ -110,12 +120,13 @@ def compose(
     train, lengths = _feed("train", project, rows, method, encoder, progress)
     notes.update(encoder.notes)
     encoder = encoder_of(recipe, project, rows, base)
-    validation, _ = _feed("validation", project, rows, method, encoder, progress)
+    validation, validation_lengths = _feed("validation", project, rows, method, encoder, progress)
     notes.update(encoder.notes)
     if not len(train):
         raise DataError(
             354,
             "No training example has a supervised token left",
+            place=recipe.place("training.max_length"),
             received=f"{lengths.cut_rows} rows cut at training.max_length={recipe.training.max_length}",
             fix="a larger training.max_length, or training.truncation=left",
         )
@@ -127,9 +138,15 @@ def compose(
         encoder=encoder,
         seed=recipe.training.seed,
     )
+    own_head = base.kind == "causal" and policy.head is None and policy.output_layer() is None
     plan, choices = _plan(recipe, policy, method, train, kept)
+    packed = packing.choose(policy, train, plan, kept)
+    plan = replace(plan, training=plan.training.model_copy(update={"packing": packed.value == "on"}))
+    choices["packing"] = packed.reason
     every_steps = _every_steps(recipe, plan.steps, kept, choices)
     save_steps = _save_steps(recipe, every_steps, kept, choices)
+    if own_head:
+        choices["output"] = "the model's own, over every token (slower): it is not of the form softcap(scale·(W h + b))"
     if recipe.training.num_threads != "auto":
         choices["threads"] = f"{recipe.training.num_threads} because the recipe says so"
     return Parts(
@@ -143,6 +160,7 @@ def compose(
         train=train,
         validation=validation,
         lengths=lengths,
+        validation_lengths=validation_lengths,
         plan=plan,
         watch=Watch(
             _deciding(method),
@@ -152,7 +170,10 @@ def compose(
         every_steps=every_steps,
         save_steps=save_steps,
         choices={**base.reasons, **choices},
-        notes=[f"{count} × {note}" for note, count in sorted(notes.items())],
+        notes=[
+            *(f"{count} × {note}" for note, count in sorted(notes.items())),
+            *_length_notes(recipe, encoder, {"train": lengths, "validation": validation_lengths}),
+        ],
     )
 
 
@@ -185,6 +206,7 @@ def for_inference(recipe: Recipe, pinned: Mapping[str, str]) -> tuple[Recipe, di
     kept = {name: value for name, value in pinned.items() if name not in ("device", "threads")}
     if found.partition(":")[0] != pinned.get("device", found).partition(":")[0]:
         kept.pop("micro_batch_tokens", None)
+        kept.pop("packing", None)
         if kept.get("dtype") == "bfloat16":
             kept.pop("dtype")
     return recipe, kept
@@ -198,10 +220,12 @@ def _choices(recipe: Recipe, pinned: Mapping[str, str]) -> dict[str, str]:
         "micro_batch_tokens": recipe.training.micro_batch_tokens,
         "every_steps": recipe.evaluation.every_steps,
         "save_steps": recipe.training.save_steps,
+        "packing": "auto" if recipe.training.packing else "off",
     }
     kept = {name: value for name, value in pinned.items() if said.get(name, "auto") == "auto"}
     if recipe.model.device not in ("auto", pinned.get("device")):
         kept.pop("micro_batch_tokens", None)  # it was the rule for the other device
+        kept.pop("packing", None)  # and this its kernels' proof
     if recipe.training.num_threads != "auto":
         kept["threads"] = str(recipe.training.num_threads)
     return kept
@@ -237,6 +261,26 @@ def encoder_of(recipe: Recipe, project: Project, dataset: Dataset, base: bases.B
         chat_template=chat_template(recipe, project),
         labels=tuple(dataset.manifest.get("labels") or ()),
         assistant_only_loss=bool(recipe.method.options.get("assistant_only_loss", True)),
+        place=recipe.place,
+    )
+
+
+def _length_notes(recipe: Recipe, encoder: Encoder, reports: Mapping[str, LengthReport]) -> list[str]:
+    """Name the rows that were cut or dropped, a line per split: by max_length, or by a context window below it."""
+    own = encoder.max_length == recipe.training.max_length
+    limit = f"training.max_length={encoder.max_length}" if own else f"the base's {encoder.max_length} tokens"
+    return [note for split, report in reports.items() if (note := report.note(split, limit))]
+
+
+def feed_key(split: Split, dataset: Dataset, method: Method, encoder: Encoder) -> str:
+    """Return the digest of what decides the tokens of a split."""
+    return digest_json(
+        {
+            "tokens": encoder.fingerprint(),
+            "dataset": dataset.digest,
+            "split": split,
+            "method": [method.kind, method.options.model_dump(mode="json")],
+        }
     )
 
 
@@ -249,29 +293,23 @@ def _feed(
     progress: Progress | None,
 ) -> tuple[Feed, LengthReport]:
     """Tokenise a split once; the next run with the same rows, tokenizer and options maps the same files."""
-    key = digest_json(
-        {
-            "tokens": encoder.fingerprint(),
-            "dataset": dataset.digest,
-            "split": split,
-            "method": [method.kind, method.options.model_dump(mode="json")],
-        }
-    )
-    if progress:
-        progress(f"tokens of {split}", 0, dataset.count(split))
+    key = feed_key(split, dataset, method, encoder)
     folder = project.cache_dir / "tokens" / key[:32]
     # What tokenising did to the rows is kept beside the table: a cached table must not hide what was cut.
     beside = folder.with_suffix(".json")
     if not beside.exists():
         shutil.rmtree(folder, ignore_errors=True)  # a kill came between the table and its report: both are made again
+    if progress and not folder.exists():
+        progress(f"tokens of {split}", 0, dataset.count(split))
     table = TokenTable.cached(folder, key, method.encode(dataset.examples(split), encoder))
     if encoder.report.n or not beside.exists():
         write_json(beside, {"report": asdict(encoder.report), "notes": dict(encoder.notes)})
     kept = read_json(beside)
     encoder.notes.clear()
     encoder.notes.update(kept["notes"])
-    percentiles = {int(k): v for k, v in kept["report"].pop("percentiles").items()}
-    report = LengthReport(**kept["report"], percentiles=percentiles)
+    facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["report"].items()}
+    facts["percentiles"] = {int(k): v for k, v in facts["percentiles"].items()}
+    report = LengthReport(**facts)
     return Feed.of(table, pad_id=encoder.pad_id, facts=method.facts), report
 
 
@@ -334,6 +372,12 @@ def _save_steps(recipe: Recipe, every_steps: int, kept: Mapping[str, str], choic
         return int(kept["save_steps"])
     choices["save_steps"] = f"{every_steps} because each evaluation is followed by a checkpoint"
     return every_steps
+
+
+def temperature_of(run_dir: Path, checkpoint: Path) -> float:
+    """Return the temperature of a checkpoint's task head: it was fitted for the chosen one, the others have 1."""
+    best = read_json(run_dir / "best.json") if (run_dir / "best.json").is_file() else {}
+    return float(best.get("temperature", 1.0)) if best.get("checkpoint") == checkpoint.name else 1.0
 
 
 def checkpoint_of(run_dir: Path, which: str = "best") -> Path:

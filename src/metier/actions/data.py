@@ -9,13 +9,14 @@ from pydantic import BaseModel, ConfigDict
 from metier.actions.compose import Progress, encoder_of, facts_of
 from metier.core import audit
 from metier.core.errors import DataError
-from metier.core.project import Project
+from metier.core.project import Project, digest_json
 from metier.core.recipe import Recipe
 from metier.core.types import SPLITS, Example, to_json
 from metier.data import inspect, report
-from metier.data.dataset import build
+from metier.data.dataset import build, inputs, quarantine_file
+from metier.data.quarantine import listing
 from metier.data.versions import Dataset
-from metier.governance import permission
+from metier.governance.permission import permitted
 
 FEW_ROWS = 100
 IMBALANCE = 50.0
@@ -44,13 +45,14 @@ class Preview(BaseModel):
     examples: list[dict[str, Any]]
     tokens: list[dict[str, Any]]
 
-    def to_text(self) -> str:
-        """Return the preview for a terminal."""
+    def to_text(self, *, color: bool = False) -> str:
+        """Return the preview for a terminal; without color, what has a loss stands in ⟦ ⟧."""
         lines = [f"{s['path']}   format {s['format']}: {s['reason']}   {s['rows']:,} rows" for s in self.sources]
         for example in self.examples:
             lines += ["", f"── {example['place']}  {example['id']}", *_shown(example)]
         for row in self.tokens:
-            lines += ["", f"── {row['place']}  {row['supervised']} of {row['tokens']} tokens have a loss", row["view"]]
+            lines += ["", f"── {row['place']}  {row['supervised']} of {row['tokens']} tokens have a loss"]
+            lines += [inspect.terminal([inspect.Piece(*piece) for piece in row["pieces"]], color=color)]
         return "\n".join(lines)
 
 
@@ -61,7 +63,7 @@ def prepare(recipe: Recipe, project: Project, progress: Progress | None = None) 
         PermissionDenied: E601–E605, a source that may not be used for training.
         ConfigError, DataError, MachineError: as data/dataset.py's `build`.
     """
-    permission.check(recipe, project.settings)
+    permitted(recipe, project)
     dataset = build(recipe, project, progress=progress)
     if not (dataset.dir / "report.html").exists():
         figures = report.measure({split: dataset.examples(split) for split in SPLITS})
@@ -70,14 +72,22 @@ def prepare(recipe: Recipe, project: Project, progress: Progress | None = None) 
     return dataset
 
 
-def preview(recipe: Recipe, project: Project, rows: int = 3, tokens: int = 0) -> Preview:
+def preview(
+    recipe: Recipe, project: Project, rows: int = 3, tokens: int = 0, *, progress: Progress | None = None
+) -> Preview:
     """Return the format of each source with its reason, a few examples, and, with `tokens`, their loss masks.
 
     Args:
         rows: examples shown.
         tokens: examples shown token by token; needs the base model's tokenizer.
+
+    Raises:
+        PermissionDenied: E601–E605, as for `prepare`: a preview copies the rows into a dataset version too.
     """
-    dataset = build(recipe, project)
+    permitted(recipe, project)
+    dataset = build(recipe, project, progress=progress)
+    if tokens and progress:
+        progress("loading the base model", 0, None)
     split = next(s for s in SPLITS if dataset.count(s))
     examples = dataset.examples(split)[: max(rows, tokens)]
     return Preview(
@@ -87,19 +97,23 @@ def preview(recipe: Recipe, project: Project, rows: int = 3, tokens: int = 0) ->
     )
 
 
-def check(recipe: Recipe, project: Project) -> list[Finding]:
+def check(recipe: Recipe, project: Project, *, progress: Progress | None = None) -> list[Finding]:
     """Return what is wrong or worth knowing about the rows, errors first.
 
-    Only errors in the recipe itself are raised; whatever the rows have becomes a finding.
+    Only errors in the recipe itself and in what its sources may be used for are raised; whatever the rows have becomes
+    a finding.
+
+    Raises:
+        PermissionDenied: E601–E605, as for `prepare`.
     """
+    permitted(recipe, project)
     try:
-        dataset = build(recipe, project)
+        dataset = build(recipe, project, progress=progress)
     except DataError as error:
-        places = [p for p in (error.place,) if p]
-        return [Finding(level="error", code=error.code, what=error.what, places=places, fix=error.fix)]
+        return [_refusal(error, recipe, project)]
     manifest = dataset.manifest
     found = [
-        *_quarantined(manifest),
+        *_quarantined(manifest, project),
         *_leaks(manifest),
         *_labels(manifest),
         *_sizes(dataset),
@@ -111,18 +125,35 @@ def check(recipe: Recipe, project: Project) -> list[Finding]:
 # ───────────────────────────────────────────────────────────────────────────── findings
 
 
-def _quarantined(manifest: dict[str, Any]) -> list[Finding]:
+def _refusal(error: DataError, recipe: Recipe, project: Project) -> Finding:
+    """Return why the rows could not be prepared; of too many bad rows every one is named."""
+    found = Finding(level="error", code=error.code, what=error.what, fix=error.fix)
+    found.places = [error.place] if error.place else []
+    if error.number == 310:
+        file = quarantine_file(recipe, project, digest_json(inputs(recipe, project)))
+        found.places = [row for _, row in listing(file)]
+        found.count = len(found.places)
+        found.fix = _look_at(file.relative_to(project.root).as_posix())
+    return found
+
+
+def _look_at(file: str) -> str:
+    return f"look at {file} (private: it holds the rows)"
+
+
+def _quarantined(manifest: dict[str, Any], project: Project) -> list[Finding]:
     facts = manifest["quarantine"]
     if not facts["rows"]:
         return [Finding(level="ok", code="E310", what="every row could be read")]
+    rows = listing(project.root / facts["file"])
     return [
         Finding(
             level="warning",
             code="E310",
             what=f"rows in quarantine: {reason}",
-            count=int(found["count"]) if isinstance(found, dict) else int(found),
-            places=[str(found["first"])] if isinstance(found, dict) and "first" in found else [],
-            fix=f"look at {facts['file']} (private: it holds the rows)",
+            count=int(found["count"]),
+            places=[row for name, row in rows if name == reason] or [str(found["first"])],
+            fix=_look_at(facts["file"]),
         )
         for reason, found in facts["reasons"].items()
     ]
@@ -204,15 +235,13 @@ def _token_views(recipe: Recipe, project: Project, dataset: Dataset, examples: l
     views = []
     for example in examples:
         for encoded in method.encode([example], encoder):
-            shown = inspect.pieces(encoded, encoder)
             views.append(
                 {
                     "place": example.place,
                     "tokens": len(encoded.token_ids),
                     "supervised": int((encoded.loss_mask > 0).sum()),
                     "cut_tokens": encoded.cut_tokens,
-                    "pieces": [list(piece) for piece in shown],
-                    "view": inspect.terminal(shown),
+                    "pieces": [list(piece) for piece in inspect.pieces(encoded, encoder)],
                 }
             )
     return views

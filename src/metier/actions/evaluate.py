@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import yaml
 
 import metier
 from metier.actions import summary
-from metier.actions.compose import Parts, Progress, checkpoint_of, compose, for_inference
-from metier.actions.recipes import kept
+from metier.actions.compose import Parts, Progress, checkpoint_of, compose, for_inference, temperature_of
+from metier.actions.recipes import RESOLVED, WRITTEN, kept
 from metier.core import audit, refs
 from metier.core.errors import ConfigError
-from metier.core.project import Project, digest_file, read_json
+from metier.core.project import Project, digest_file, digest_json, read_json
+from metier.core.recipe import Recipe
 from metier.core.run import Run
 from metier.core.types import Split
 from metier.evaluation import card, suite
@@ -29,17 +31,23 @@ from metier.metrics import Prediction, metric
 from metier.training import checkpoint
 from metier.training.validate import validate
 
-__all__ = ["Comparison", "compare", "evaluate", "evaluate_parts", "loaded"]
+__all__ = ["Comparison", "check_targets", "compare", "evaluate", "evaluate_parts", "folder_of", "loaded"]
+
+RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+"""How far a reloaded checkpoint's validation loss may lie from the recorded one, as a share of max(1, loss)."""
 
 
 def evaluate(project: Project, ref: str, split: Split = "test", progress: Progress | None = None) -> Report:
     """Load a run's checkpoint in this process, measure it and its untouched base, and write the report.
 
+    The run's own report and card are those of its chosen checkpoint on test; anything else is written beside them
+    (`folder_of`).
+
     Args:
         ref: `12`, `run:12@best`, `run:12@step-200`, `last`.
 
     Raises:
-        ConfigError: E232 no such run, E235 no such checkpoint.
+        ConfigError: E232 no such run, E235 no such checkpoint, E272 the targets are not those of the run's start.
         DataError: E360, the split has no rows.
     """
     parts, run = loaded(project, ref, progress)
@@ -62,6 +70,8 @@ def loaded(project: Project, ref: str, progress: Progress | None = None) -> tupl
     dataset = run.status().get("dataset")
     parts = compose(recipe, project, pinned=pinned, dataset=dataset, progress=progress)
     parts.policy.restore(path)
+    if parts.policy.head is not None:
+        parts.policy.head.temperature = temperature_of(run.dir, path)
     parts.policy.eval()
     return parts, run
 
@@ -75,15 +85,21 @@ def _named(run: Run, ref: str) -> Path:
 def evaluate_parts(
     parts: Parts, run: Run, *, split: Split = "test", path: Path | None = None, progress: Progress | None = None
 ) -> Report:
-    """Measure composed parts; write report and card into the run.
+    """Measure composed parts; write the report where `folder_of` says, and the card where that is the run itself.
 
     Args:
         path: the checkpoint that the policy holds; default: the chosen one.
+
+    Raises:
+        ConfigError: E272, the targets are not those of the run's start.
     """
     recipe, dataset = parts.recipe, parts.dataset
+    check_targets(recipe, run)
     path = path or checkpoint_of(run.dir)
-    if not dataset.count(split) and split == "test" and dataset.count("validation"):
-        split = "validation"
+    if split == "test":
+        split = _main_split({s: dataset.count(s) for s in ("validation", "test")})
+    data, training = summary.data_summary(parts, split), summary.training_summary(parts, run, path)
+    folder = folder_of(run, split=split, step=training.best_step, rows=data.rows)
     measured = dataset.examples(split)
     given = EvaluationInput(
         policy=parts.policy,
@@ -110,24 +126,67 @@ def evaluate_parts(
         run=run.id,
         name=recipe.name,
         description=recipe.objective.description,
-        data=summary.data_summary(parts),
-        training=summary.training_summary(parts, run, path),
-        parity=_reloaded(parts, path),
-        reproduce=_reproduce(parts, run, path),
+        data=data,
+        training=training,
+        parity=_reloaded(parts, run, path),
+        reproduce=_reproduce(parts, run, path, "" if split == _main_split(data.rows) else f" --split {split}"),
         base_model=_base_model(parts),
-        predictions_dir=run.predictions_dir,
+        predictions_dir=folder / run.predictions_dir.name,
     )
     if progress is not None:
         given = replace(given, progress=progress)
     found = suite.evaluate(given)
-    reports.write(found, run.dir)
-    card.write(found, run.dir)
+    reports.write(found, folder)
+    if folder == run.dir:
+        card.write(found, folder)
     audit.append(parts.project, "evaluate", run=run.id, split=split, verdict=found.verdict, dataset=dataset.digest)
     return found
 
 
+def folder_of(run: Run, *, split: str, step: int, rows: Mapping[str, int]) -> Path:
+    """Return where an evaluation of a run is written.
+
+    That of the chosen checkpoint on test (on validation where the dataset has no test rows) is the run's own; any other
+    has a folder under `evaluations/`, so that no figure of the run is replaced by one that was asked for in passing.
+
+    Args:
+        step: of the checkpoint that was measured.
+        rows: split → rows of the dataset.
+    """
+    name = f"step-{step:06d}"
+    if split == _main_split(rows) and name == checkpoint_of(run.dir).name:
+        return run.dir
+    return run.evaluations_dir / f"{split}-{name}"
+
+
+def _main_split(rows: Mapping[str, int]) -> Split:
+    return "validation" if rows.get("validation") and not rows.get("test") else "test"
+
+
+def check_targets(recipe: Recipe, run: Run) -> None:
+    """Refuse targets that were changed after the run was made: they would be set to fit the result.
+
+    Raises:
+        ConfigError: E272.
+    """
+    frozen = run.status().get("targets_digest")
+    found = digest_json(recipe.objective.targets)
+    if frozen not in (None, found):
+        raise ConfigError(
+            272,
+            f"The targets of run {run.number} were changed after it was made",
+            place=str(run.dir / RESOLVED),
+            received=", ".join(f"{k} {v}" for k, v in recipe.objective.targets.items()) or "no targets",
+            expected=f"the targets with digest {frozen[:12]}…, as frozen before training",
+            fix=f"put objective.targets back to what {WRITTEN} beside it says, or set new ones for a new run: "
+            f"metier runs resume {run.number} --fork",
+        )
+
+
 def compare(project: Project, one: str, other: str) -> Comparison:
     """Return the paired differences between two evaluated runs, on the test rows that both answered.
+
+    A reference with a checkpoint (`12@step-200`) means the evaluation of that one.
 
     Raises:
         ConfigError: E254, a run without a report.
@@ -147,13 +206,16 @@ def compare(project: Project, one: str, other: str) -> Comparison:
 
 
 def _measured(project: Project, ref: str) -> tuple[str, Report, list[Prediction]]:
-    run = Run(project.run_dir(ref.partition("@")[0]))
-    if not (run.dir / "report.json").exists():
-        raise ConfigError(
-            254, f"Run {run.number} has no report yet", place=run.dir.name, fix=f"metier evaluate {run.number}"
-        )
-    report = Report.model_validate(read_json(run.dir / "report.json"))
-    return f"run {run.number}", report, read_predictions(run.predictions_dir / f"{report.split}-run.jsonl")
+    name, at, _ = ref.partition("@")
+    run = Run(project.run_dir(name))
+    folder, asked = run.dir, str(run.number)
+    if at and (path := _named(run, ref)) != checkpoint_of(run.dir):
+        found = [run.evaluations_dir / f"{split}-{path.name}" for split in ("test", "validation")]
+        folder, asked = next((f for f in found if (f / "report.json").exists()), found[0]), f"{run.number}@{path.name}"
+    if not (folder / "report.json").exists():
+        raise ConfigError(254, f"Run {asked} has no report yet", place=run.dir.name, fix=f"metier evaluate {asked}")
+    report = Report.model_validate(read_json(folder / "report.json"))
+    return f"run {asked}", report, read_predictions(folder / run.predictions_dir.name / f"{report.split}-run.jsonl")
 
 
 def general_texts() -> list[str]:
@@ -165,8 +227,11 @@ def general_texts() -> list[str]:
 # ───────────────────────────────────────────────────────────────────────────── facts for the report
 
 
-def _reloaded(parts: Parts, path: Path) -> dict[str, Any]:
-    """Recompute a checkpoint's validation loss from what is on disk, beside what training saw (pitfall 9)."""
+def _reloaded(parts: Parts, run: Run, path: Path) -> dict[str, Any]:
+    """Recompute a checkpoint's validation loss from what is on disk and judge it by what training saw (pitfall 9).
+
+    The tolerance is that of the coarser of both precisions: a run may be measured on another machine.
+    """
     state = read_json(path / "state.json")
     recorded = state["figures"]
     if not len(parts.validation) or "loss" not in recorded:
@@ -174,27 +239,36 @@ def _reloaded(parts: Parts, path: Path) -> dict[str, Any]:
     figures = validate(
         parts.policy,
         parts.method,
-        parts.validation,
+        # The whole model, not what a cache kept of its frozen part: a checkpoint is used without one.
+        replace(parts.validation, trunk=None),
         # What it had come down to when memory ran out, which is also what the recorded loss was computed with.
         budget_tokens=min(parts.plan.micro_batch_tokens, state.get("micro_batch_tokens", math.inf)),
-        packing=parts.recipe.training.packing,
+        packing=parts.plan.training.packing,
     )
+    environment = run.dir / "environment.json"
+    pinned = read_json(environment).get("pinned", {}) if environment.exists() else {}
+    here = str(parts.policy.dtype).removeprefix("torch.")
+    allowed = max(RELOAD_TOLERANCE[dtype] for dtype in (here, pinned.get("dtype", here)))
+    tolerance = allowed * max(1.0, abs(recorded["loss"]))
+    difference = abs(figures["loss"] - recorded["loss"])
     return {
         "reload": {
             "checkpoint": path.name,
             "recorded_loss": recorded["loss"],
             "reloaded_loss": figures["loss"],
-            "largest_difference": abs(figures["loss"] - recorded["loss"]),
+            "largest_difference": difference,
+            "tolerance": tolerance,
+            "passed": difference <= tolerance,
         }
     }
 
 
-def _reproduce(parts: Parts, run: Run, path: Path) -> dict[str, str]:
+def _reproduce(parts: Parts, run: Run, path: Path, rows: str) -> dict[str, str]:
     which = "" if path == checkpoint_of(run.dir) else f"@{path.name}"
     return {
-        "command": f"metier train {run.dir.parent.name}/{run.dir.name}/recipe.resolved.yaml",
-        "evaluate": f"metier evaluate {run.number}{which}",
-        "recipe digest": digest_file(run.dir / "recipe.resolved.yaml"),
+        "command": f"metier train {run.dir.parent.name}/{run.dir.name}/{RESOLVED}",
+        "evaluate": f"metier evaluate {run.number}{which}{rows}",
+        "recipe digest": digest_file(run.dir / RESOLVED),
         "dataset digest": parts.dataset.digest,
         "base digest": parts.base.digest,
         "targets digest": str(run.status().get("targets_digest", "")),

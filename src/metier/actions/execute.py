@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from metier.actions.compose import Parts, Progress, compose, remember
 from metier.actions.data import prepare
-from metier.actions.evaluate import evaluate_parts
+from metier.actions.evaluate import check_targets, evaluate_parts
 from metier.actions.plan import peak_memory_bytes, plan_parts, write_plan
 from metier.actions.recipes import kept
-from metier.core.errors import ConfigError
+from metier.actions.train import check_figures
+from metier.actions.trunk import clear, keep
+from metier.core.errors import ConfigError, DataError, MetierError
 from metier.core.project import Project, read_json, write_json
 from metier.core.run import Run
+from metier.core.types import SPLITS
+from metier.data.versions import Dataset
 from metier.models.memory import release_freed_memory
 from metier.training import checkpoint, loop
+from metier.training.calibration import calibrate
 from metier.training.validate import validate
 
 TIGHT_SHARE = 0.85
 """From this share of the free memory on (±15 % is the plan's promise), a step gives every freed block back: up to a
 third less, 40 % slower."""
+EXAMPLE_ID = re.compile(r"\b[0-9a-f]{16}\b")
+"""How `core.types.identify` writes an id."""
 
 
 class Stop(Protocol):
@@ -37,27 +48,22 @@ class Stop(Protocol):
 def execute(run: Run, project: Project, stop: Stop) -> None:
     """Compose the run, train what is left to train, evaluate, report."""
     recipe = kept(run.dir)
+    check_targets(recipe, run)
     began = time.perf_counter()
     environment = read_json(run.dir / "environment.json") if (run.dir / "environment.json").exists() else {}
     pinned = environment.get("pinned", {})
     run.event("phase", name="prepare", text="data, base model, tokens")
     if not run.status().get("dataset"):
-        prepare(recipe, project, progress=_progress(run))  # the data report lies beside the version
+        check_figures(recipe, prepare(recipe, project, progress=_progress(run)))  # the data report lies beside it
     parts = compose(recipe, project, pinned=pinned, dataset=run.status().get("dataset"), progress=_progress(run))
     remember(parts, environment)
-    write_json(
-        run.dir / "environment.json",
-        {
-            "pinned": parts.pinned,
-            "choices": parts.choices,
-            "digests": parts.digests,
-            "versions": checkpoint.versions(),
-        },
-    )
+    if "trunk" in environment.get("choices", {}):
+        parts.choices["trunk"] = environment["choices"]["trunk"]
+    _write_environment(run, parts)
     run.update(dataset=parts.dataset.ref, dataset_digest=parts.dataset.digest)
     for text in parts.notes:
         run.event("note", code="tokens", text=text)
-    predicted = plan_parts(parts)
+    predicted = plan_parts(parts, progress=_progress(run))
     write_plan(run.dir / "plan.json", predicted)
     if predicted.memory_bytes > TIGHT_SHARE * predicted.memory_available_bytes and release_freed_memory():
         run.event("note", code="memory", text="memory is tight: freed blocks go back to the system at once (slower)")
@@ -70,22 +76,67 @@ def execute(run: Run, project: Project, stop: Stop) -> None:
         memory_bytes=predicted.memory_bytes,
     )
     try:
-        _train(run, parts, stop)
+        with named_rows(parts.dataset):
+            _train(run, parts, stop)
     finally:
         # A start that was stopped took its time too.
         before = run.status()
         run.update(
             seconds=round(time.perf_counter() - began + float(before.get("seconds", 0.0)), 3),
-            peak_memory_bytes=max(peak_memory_bytes(), int(before.get("peak_memory_bytes", 0))),
+            peak_memory_bytes=max(peak_memory_bytes(parts.policy.device), int(before.get("peak_memory_bytes", 0))),
         )
     run.event("phase", name="evaluate", text="the run and its untouched base on held-out rows")
     report = evaluate_parts(parts, run, progress=_progress(run))
+    for text in report.warnings:
+        run.event("note", code="evaluation", text=text)
     run.event("done", sentence=report.sentence, report=str(run.dir / "report.html"), verdict=report.verdict)
+
+
+@contextlib.contextmanager
+def named_rows(dataset: Dataset) -> Iterator[None]:
+    """Name rows by where they stand in the user's files: the rooms below know the id of an example alone.
+
+    Raises:
+        DataError: E370, E371 as they came, with `place` for every id that the dataset holds.
+    """
+    try:
+        yield
+    except DataError as error:
+        if error.number not in (370, 371):
+            raise
+        places: dict[str, str] = {}
+        for split in SPLITS:
+            for example in dataset.iterate(split):
+                places.setdefault(example.id, example.place)
+        named = [places[found] for found in EXAMPLE_ID.findall(error.received) if found in places]
+        raise DataError(
+            error.number,
+            error.what,
+            place=named[0] if named else error.place,
+            received=EXAMPLE_ID.sub(lambda match: places.get(match[0], match[0]), error.received),
+            expected=error.expected,
+            fix=error.fix,
+        ) from error
+
+
+def _write_environment(run: Run, parts: Parts) -> None:
+    write_json(
+        run.dir / "environment.json",
+        {
+            "pinned": parts.pinned,
+            "choices": parts.choices,
+            "digests": parts.digests,
+            "versions": checkpoint.versions(),
+        },
+    )
 
 
 def _train(run: Run, parts: Parts, stop: Stop) -> None:
     state = loop.start(parts.policy, parts.plan)
     _resume(run, parts, state)
+    if state.step < parts.plan.steps:
+        keep(parts, _progress(run))
+        _write_environment(run, parts)
     run.event("phase", name="train", text=f"step {state.step} of {parts.plan.steps}")
     steps = loop.train(
         parts.policy,
@@ -95,32 +146,36 @@ def _train(run: Run, parts: Parts, stop: Stop) -> None:
         plan=parts.plan,
         state=state,
     )
+    saves = _Saves(run, parts)
     stop.deferred = True
-    while state.step < parts.plan.steps and not parts.watch.done:
-        info = next(steps)
-        _tell(run, parts, state, info)
-        last = info.step == parts.plan.steps
-        figures: dict[str, float] = {}
-        best = False
-        if len(parts.validation) and (last or info.step % parts.every_steps == 0):
-            figures = validate(
-                parts.policy,
-                parts.method,
-                parts.validation,
-                budget_tokens=state.micro_batch_tokens,
-                packing=parts.recipe.training.packing,
-            )
-            best = parts.watch.see(info.step, figures)
-            run.event("evaluation", step=info.step, best=best, **figures)
-        done = last or parts.watch.done or stop.signal is not None
-        if done or best or info.step % parts.save_steps == 0:
-            path = checkpoint.save(run.checkpoints_dir, parts.policy, state, digests=parts.digests, figures=figures)
-            run.event("checkpoint", step=info.step, path=path.name)
-            if best or not len(parts.validation):
-                _choose(run, parts, path.name, info.step, figures)
-            checkpoint.rotate(run.checkpoints_dir, keep=parts.recipe.training.save_total_limit, best=_best(run))
-        if stop.signal is not None:
-            stop.now()
+    try:
+        while state.step < parts.plan.steps and not parts.watch.done:
+            info = next(steps)
+            _tell(run, parts, state, info)
+            last = info.step == parts.plan.steps
+            figures: dict[str, float] = {}
+            best = False
+            if len(parts.validation) and (last or info.step % parts.every_steps == 0):
+                figures = validate(
+                    parts.policy,
+                    parts.method,
+                    parts.validation,
+                    budget_tokens=state.micro_batch_tokens,
+                    packing=parts.plan.training.packing,
+                )
+                best = parts.watch.see(info.step, figures)
+                run.event("evaluation", step=info.step, best=best, **figures)
+            done = last or parts.watch.done or stop.signal is not None
+            saves.settle()
+            if done or best or info.step % parts.save_steps == 0:
+                saves.begin(state, figures, chosen=best or not len(parts.validation))
+            if done:
+                saves.settle(wait=True)
+            if stop.signal is not None:
+                stop.now()
+    except MetierError:
+        saves.settle(wait=True)  # what was taken before is kept
+        raise
     stop.deferred = False
     if stop.signal is not None:
         stop.now()  # it came after the last step had looked
@@ -131,7 +186,48 @@ def _train(run: Run, parts: Parts, stop: Stop) -> None:
             text=f"stopped at step {state.step}: no better {parts.watch.metric} on validation in "
             f"{parts.watch.patience} evaluations; the best was step {parts.watch.best_step}",
         )
+    clear(parts)
     _reload_best(run, parts)
+
+
+@dataclass(slots=True)
+class _Saves:
+    """Checkpoints on their way: the next steps are taken while the disk works on the last one.
+
+    A checkpoint is chosen, and older ones are deleted, only once it is sealed.
+    """
+
+    run: Run
+    parts: Parts
+    _writing: checkpoint.Writing | None = None
+    _step: int = 0
+    _figures: dict[str, float] = field(default_factory=dict)
+    _chosen: bool = False
+
+    def begin(self, state: loop.State, figures: dict[str, float], *, chosen: bool) -> None:
+        """Begin the checkpoint of this step; `chosen`: it is the best so far."""
+        self.settle(wait=True)
+        self._step, self._figures, self._chosen = state.step, figures, chosen
+        self._writing = checkpoint.begin(
+            self.run.checkpoints_dir, self.parts.policy, state, digests=self.parts.digests, figures=figures
+        )
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Finish the checkpoint that is on its way, if it is sealed, or `wait` until it is.
+
+        Raises:
+            MachineError: E420–E422, the disk.
+        """
+        writing = self._writing
+        if writing is None or not (wait or writing.done):
+            return
+        self._writing = None
+        path = writing.wait()
+        self.run.event("checkpoint", step=self._step, path=path.name)
+        if self._chosen:
+            _choose(self.run, self.parts, path.name, self._step, self._figures)
+        keep = self.parts.recipe.training.save_total_limit
+        checkpoint.rotate(self.run.checkpoints_dir, keep=keep, best=_best(self.run), sealed=path.name)
 
 
 def _resume(run: Run, parts: Parts, state: loop.State) -> None:
@@ -141,8 +237,9 @@ def _resume(run: Run, parts: Parts, state: loop.State) -> None:
         run.event("note", code="checkpoint", text=text)
     if path is None:
         return
-    saved = checkpoint.restore(path, parts.policy, state)
-    changed = [k for k, v in parts.digests.items() if saved["digests"].get(k) != v]
+    before = read_json(path / "state.json")["digests"]
+    # An entry that an older Metier did not write is not a change.
+    changed = [k for k, v in parts.digests.items() if before.get(k, v) != v]
     if changed:
         raise ConfigError(
             236,
@@ -150,6 +247,7 @@ def _resume(run: Run, parts: Parts, state: loop.State) -> None:
             place=str(run.dir),
             fix=f"metier runs resume {run.number} --fork starts a new run from the recipe",
         )
+    saved = checkpoint.restore(path, parts.policy, state)
     seen = {e["step"]: e for e in run.events("evaluation") if e["step"] <= state.step}
     for step in sorted(seen):
         parts.watch.see(step, {parts.watch.metric: seen[step][parts.watch.metric]})
@@ -214,6 +312,28 @@ def _reload_best(run: Run, parts: Parts) -> None:
             fix=f"metier runs resume {run.number} --fork",
         )
     parts.policy.restore(path)
+    _calibrate(run, parts)
+
+
+def _calibrate(run: Run, parts: Parts) -> None:
+    """Fit the head's temperature on validation and keep it beside the choice of the checkpoint."""
+    if not getattr(parts.method.options, "calibrate", False):
+        return
+    found = calibrate(
+        parts.policy,
+        parts.validation,
+        budget_tokens=parts.plan.micro_batch_tokens,
+        packing=parts.plan.training.packing,
+    )
+    if found is None:
+        return
+    write_json(run.dir / "best.json", {**read_json(run.dir / "best.json"), "temperature": found.temperature})
+    run.event(
+        "note",
+        code="calibration",
+        text=f"confidences are divided by a temperature of {found.temperature:.2f}, fitted on {found.rows:,} rows of "
+        f"validation: their loss is {found.loss_after:.3f} with it, {found.loss_before:.3f} without; no answer changes",
+    )
 
 
 def _best(run: Run) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metier.actions.compose import Parts
+from metier.actions.compose import Parts, Progress
 from metier.actions.evaluate import loaded
 from metier.actions.question import Question
 from metier.core import audit
@@ -18,6 +18,7 @@ from metier.core.project import SCHEMA_VERSION, Project, read_json
 from metier.core.types import Labelled, Message
 from metier.evaluation import card
 from metier.evaluation.predict import predict_head, predict_label_likelihood
+from metier.evaluation.protocols import silent
 from metier.evaluation.result import Report
 from metier.governance.permission import gate
 from metier.models.export import export as write_export
@@ -26,29 +27,47 @@ PROBE_ROWS = 8
 
 
 def predict(
-    project: Project, ref: str, inputs: list[str | dict[str, Any]], max_new_tokens: int = 128
+    project: Project,
+    ref: str,
+    inputs: list[str | dict[str, Any]],
+    max_new_tokens: int = 128,
+    *,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Answer new inputs with a run, in order.
 
     Args:
         inputs: texts, which fill the one column that the run's prompt asks for, or objects with the columns of the
             recipe's rows (or `messages`, where no prompt of the recipe writes them).
+        temperature: None or 0 is greedy; above, tokens are drawn, the same for the same seed.
+        top_p: draw among the likeliest tokens that together hold this probability; default 1, all.
+        seed: of the draws; default 0.
 
     Returns:
         For a task head, and for a classifier that writes its labels, `output` (the label) with `confidence` and
         `probabilities`; else `output` (the reply) with `finish` (`stop` or `length`) and `num_tokens`.
 
     Raises:
+        ConfigError: E291, a sampling option that would change nothing.
         DataError: E363, a column is missing.
     """
-    parts, _ = loaded(project, ref)
+    sampling = _sampling(temperature, top_p, seed)
+    say = progress or silent
+    parts, run = loaded(project, ref, progress)
     question = Question.of(parts)
     generative_labels = parts.recipe.objective.task == "classify" and parts.method.facts.problem_type == "single_label"
     if parts.policy.head is not None or generative_labels:
-        return _labels(parts, [question.fields(given, place=_place(i)) for i, given in enumerate(inputs)])
+        if sampling:
+            raise _without_use(sampling, f"Run {run.number} chooses among labels; it draws no tokens")
+        return _labels(parts, [question.fields(given, place=_place(i)) for i, given in enumerate(inputs)], say)
     asked = [question.messages(given, place=_place(i)) for i, given in enumerate(inputs)]
     prompts = [parts.encoder.prompt(messages) for messages in asked]
-    completions = parts.policy.generate(prompts, max_new_tokens=max_new_tokens)
+    completions = parts.policy.generate(
+        prompts, max_new_tokens=max_new_tokens, progress=lambda done, total: say("answers", done, total), **sampling
+    )
     return [
         {"output": parts.encoder.reply_text(c.token_ids), "finish": c.finish, "num_tokens": c.num_tokens}
         for c in completions
@@ -60,12 +79,29 @@ class ChatSession:
 
     A run whose rows were asked by a prompt has learnt to answer that one question: each message is then a conversation
     of its own, and the base gets the same prompt.
+
+    Args:
+        temperature, top_p, seed: as in `predict`; the second reply draws by the next seed, and so on, so that the same
+            question asked again is drawn anew.
+
+    Raises:
+        ConfigError: E291, a sampling option that would change nothing.
     """
 
-    def __init__(self, parts: Parts, max_new_tokens: int = 256) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        max_new_tokens: int = 256,
+        *,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> None:
         self.question = Question.of(parts)
         self._parts = parts
         self._limit = max_new_tokens
+        self._sampling = _sampling(temperature, top_p, seed)
+        self._replies = {"run": 0, "base": 0}
         system = self.question.prompt.system
         start = [Message("system", system)] if system else []
         self._turns: dict[str, list[Message]] = {"run": list(start), "base": list(start)}
@@ -89,35 +125,55 @@ class ChatSession:
             self._turns[who].append(messages[-1])
             messages = tuple(self._turns[who])
         prompt = self._parts.encoder.prompt(messages)
-        completion = self._parts.policy.generate([prompt], max_new_tokens=self._limit)[0]
+        sampling = dict(self._sampling)
+        if sampling.get("temperature"):
+            sampling["seed"] = sampling.get("seed", 0) + self._replies[who]
+        self._replies[who] += 1
+        completion = self._parts.policy.generate([prompt], max_new_tokens=self._limit, **sampling)[0]
         answer = self._parts.encoder.reply_text(completion.token_ids)
         self._turns[who].append(Message("assistant", answer))
         return answer
 
 
-def chat(project: Project, ref: str) -> ChatSession:
-    """Open a conversation with a run.
+def chat(
+    project: Project,
+    ref: str,
+    *,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> ChatSession:
+    """Open a conversation with a run; the sampling options are those of `predict`.
 
     Raises:
-        ConfigError: E263, the run has a task head: it labels, it does not talk.
+        ConfigError: E263, the run has a task head: it labels, it does not talk; E291, as `predict`.
     """
-    parts, run = loaded(project, ref)
+    _sampling(temperature, top_p, seed)  # before the base is loaded
+    parts, run = loaded(project, ref, progress)
     if parts.policy.head is not None:
         raise ConfigError(
             263,
             f"Run {run.number} labels texts; it does not talk",
             fix=f"metier predict {run.number} 'a text'",
         )
-    return ChatSession(parts)
+    return ChatSession(parts, temperature=temperature, top_p=top_p, seed=seed)
 
 
-def export(project: Project, ref: str, to: Path, form: Literal["hf", "peft"] | str = "hf") -> dict[str, Any]:
+def export(
+    project: Project,
+    ref: str,
+    to: Path,
+    form: Literal["hf", "peft"] | str = "hf",
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Write a run's model for other tools with its card and a parity certificate from a fresh process.
 
     Raises:
         ConfigError, MachineError: as models/export.py.
     """
-    parts, run = loaded(project, ref)
+    parts, run = loaded(project, ref, progress)
     which: Literal["hf", "peft"] = "peft" if form == "peft" else "hf"
     texts = _prompt_file(Question.of(parts))
     if (run.dir / "report.json").exists():
@@ -126,6 +182,8 @@ def export(project: Project, ref: str, to: Path, form: Literal["hf", "peft"] | s
     items = parts.validation.items if len(parts.validation) else parts.train.items
     probes = [items[i].token_ids.tolist() for i in range(min(PROBE_ROWS, len(items)))]
     parity = gate("parity", parts.recipe, project.settings) == "required"
+    if progress:
+        progress("writing the model, then loading it in a fresh process" if parity else "writing the model", 0, None)
     written = write_export(parts.policy, to, form=which, probes=probes, texts=texts, parity=parity)
     audit.append(project, "export", run=run.id, form=which, parity=bool(written.parity))
     return {"form": written.form, "dtype": written.dtype, "parity": written.parity}
@@ -145,7 +203,32 @@ def _place(index: int) -> str:
     return f"input {index + 1}"
 
 
-def _labels(parts: Parts, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _sampling(temperature: float | None, top_p: float | None, seed: int | None) -> dict[str, Any]:
+    """The sampling options that were given, as models/generate.py calls them.
+
+    Raises:
+        ConfigError: E291, one that would change nothing, since without a temperature the likeliest token is taken.
+    """
+    found = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    given = {name: value for name, value in found.items() if value is not None}
+    if set(given) - {"temperature"} and not temperature:
+        raise _without_use(given, "Nothing is drawn without a temperature above 0")
+    if seed is not None and seed < 0:
+        raise _without_use({"seed": seed}, "A seed is a whole number from 0")
+    return given
+
+
+def _without_use(given: Mapping[str, Any], what: str) -> ConfigError:
+    return ConfigError(
+        291,
+        what,
+        received=", ".join(f"{name} {value}" for name, value in given.items()),
+        expected="temperature above 0 (such as 0.7), with it top_p and a seed from 0, for a run that writes text",
+        fix=f"leave out {' and '.join(given)}, or give what is expected",
+    )
+
+
+def _labels(parts: Parts, rows: list[dict[str, Any]], progress: Progress = silent) -> list[dict[str, Any]]:
     """Answer as the report measured it: by the head, or by the label whose text is the likeliest reply."""
     labels, head = parts.method.facts.labels, parts.policy.head
     # The encoder wants a target; nothing looks at it.
@@ -162,9 +245,9 @@ def _labels(parts: Parts, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             )
         examples.append(Labelled(text=str(row["text"]), target=target, id=str(index), meta=row))
     if head is not None:
-        found = predict_head(parts.policy, examples, labels=labels, problem_type=head.problem_type)
+        found = predict_head(parts.policy, examples, labels=labels, problem_type=head.problem_type, progress=progress)
     else:
-        found = predict_label_likelihood(parts.policy, examples, labels=labels)
+        found = predict_label_likelihood(parts.policy, examples, labels=labels, progress=progress)
     answers = []
     for prediction in found:
         answer: dict[str, Any] = {"output": prediction.output, "confidence": prediction.confidence}

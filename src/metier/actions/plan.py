@@ -2,42 +2,42 @@
 
 Tokens, masking and leakage are counted on the real rows. Memory and time come from steps on tensors without data
 (models/dryrun.py), priced by what this machine was measured to do (models/memory.py, models/duration.py). With
-`measure`, a few real steps and a real save replace both. The plan is kept in the run, and the report shows it beside
-what happened.
+`measure`, a few real steps, the largest micro-batch and a real save replace both. The plan is kept in the run, and the
+report shows it beside what happened.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from metier.actions.ahead import Ahead, dry_run, look_ahead, method_loss
 from metier.actions.compose import Parts, Progress, compose
-from metier.actions.train import check_kinds
+from metier.actions.ladder import disk_bytes, disk_ladder, gigabytes, memory_ladder
+from metier.actions.train import check_figures, check_recipe
+from metier.actions.trunk import choose
 from metier.core import jobs
 from metier.core.batch import Batch
 from metier.core.project import Project, write_json
 from metier.core.recipe import Recipe
-from metier.data.batching import micro_batches, step_examples, steps_per_epoch
-from metier.models import duration, memory
-from metier.models.dryrun import DryRun
+from metier.data.batching import steps_per_epoch
+from metier.governance import permission
+from metier.models import duration, memory, probe
 from metier.models.policy import Policy
 from metier.models.rates import accelerator_matmul, rates
+from metier.models.trunk import Trunk, to_numpy
 from metier.training import checkpoint, loop
 
 MEASURED_STEPS = 5
-LOOKED_AT_STEPS = 200
-"""Steps whose micro-batches are looked at: which is the largest, what is typical, how many shapes there are."""
-TYPICAL = (1 / 6, 1 / 2, 5 / 6)
-"""Micro-batches at these places, ordered by what attention costs, stand for all of them."""
 SPREAD = (0.75, 1.5)
 """Range of a predicted time, as factors: the prediction was 0.92 to 1.19 times the measured CPU time of seven recipes
 (LOG.md, 2026-11-21); a machine that others use is slower, never faster."""
@@ -81,21 +81,33 @@ class Plan(BaseModel):
     choices: dict[str, str]
     permission: list[str]
     ladder: list[str]
+    """Where it does not fit: what to change, each with what it would take then."""
 
     @property
     def fits(self) -> bool:
-        """Whether what lives at the peak stays within the memory that is free now.
+        """Whether the run finds the memory and the disk it needs."""
+        return self.fits_memory and self.fits_disk
+
+    @property
+    def fits_memory(self) -> bool:
+        """Whether what lives at the peak stays within the memory that the run may take.
 
         What the allocator would keep beyond that does not count: where memory is tight, a run gives it back at once.
         """
         return self.memory_bytes - self.memory_parts.get("allocator", 0) <= self.memory_available_bytes
 
+    @property
+    def fits_disk(self) -> bool:
+        """Whether the checkpoints, and what is kept of a frozen trunk, find room."""
+        return self.disk_bytes <= self.disk_free_bytes
+
     def to_text(self) -> str:
         """Return the plan as the lines a terminal shows."""
         cut = f"{self.cut_rows:,} rows cut at max_length={self.max_length}" if self.cut_rows else "no row cut"
         dropped = f"   {self.dropped_rows:,} rows without a supervised token left" if self.dropped_rows else ""
-        parts = " · ".join(f"{name} {_gb(size)}" for name, size in self.memory_parts.items() if size >= 1e7)
+        parts = " · ".join(f"{name} {gigabytes(size)}" for name, size in self.memory_parts.items() if size >= 1e7)
         how = f"{MEASURED_STEPS} measured steps" if self.measured else "estimated; --measure takes real steps"
+        how += "; evaluation, during it and at the end, comes on top"
         width = max(10, *(len(k) for k in ("leakage", "parameters")))
         leak = f"{self.groups_on_both_sides} groups on both sides"
         if self.given_test:
@@ -111,10 +123,10 @@ class Plan(BaseModel):
             "steps": f"{self.steps:,} of {self.batch_size} examples   {self.epochs:.3g} epochs"
             f"   padding {self.padding:.1%}",
             "parameters": f"{self.trainable_parameters:,} of {self.total_parameters:,} train",
-            "memory": f"{_gb(self.memory_bytes)} of {_gb(self.memory_available_bytes)} GB ({parts})"
+            "memory": f"{gigabytes(self.memory_bytes)} of {gigabytes(self.memory_available_bytes)} GB ({parts})"
             + ("" if self.measured else " ±15 %"),
-            "time": f"{_span(self.seconds_low)}–{_span(self.seconds_high)} ({how})",
-            "disk": f"{_gb(self.disk_bytes)} of {_gb(self.disk_free_bytes)} GB",
+            "time": f"training {_span(self.seconds_low)}–{_span(self.seconds_high)} ({how})",
+            "disk": f"{gigabytes(self.disk_bytes)} of {gigabytes(self.disk_free_bytes)} GB",
             "policy": "   ".join(self.permission),
         }
         shown = [f"{name:<{width}} {text}" for name, text in lines.items() if text]
@@ -132,30 +144,34 @@ def plan(recipe: Recipe, project: Project, *, measure: bool = False, progress: P
     Raises:
         MetierError: whatever would stop the run itself: the recipe, the rows, the base model, the machine.
     """
-    check_kinds(recipe)
-    return plan_parts(compose(recipe, project, progress=progress), measure=measure)
+    check_recipe(recipe, project)
+    parts = compose(recipe, project, progress=progress)
+    check_figures(recipe, parts.dataset)
+    return plan_parts(parts, measure=measure, progress=progress)
 
 
-def plan_parts(parts: Parts, *, measure: bool = False) -> Plan:
+def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None = None) -> Plan:
     """Return the plan of composed parts; with `measure` their policy has been trained for a few steps afterwards."""
     recipe, manifest = parts.recipe, parts.dataset.manifest
     lengths = parts.train.lengths
     report = parts.lengths
-    ahead = _look_ahead(parts)
-    estimate, seconds = _predict(parts, ahead)
+    if progress:
+        progress("what a step takes", 0, None)
+    ahead = look_ahead(parts)
+    trunk, device = choose(parts), parts.policy.device
+    estimate, seconds = _predict(parts, ahead, kept=trunk.trunk is not None)
     shown = ("weights", "gradients", "optimizer", "activations", "runtime")
     memory_parts = {name: int(getattr(estimate, name)) for name in shown}
     memory_parts["allocator"] = estimate.held - estimate.peak
     peak = estimate.held
     epochs = parts.plan.steps / steps_per_epoch(len(parts.train), recipe.training.batch_size)
-    spread = SPREAD if parts.policy.device.type == "cpu" else ACCELERATOR_SPREAD
+    spread = SPREAD if device.type == "cpu" else ACCELERATOR_SPREAD
     if measure:
-        seconds, peak = _measure(parts)
+        seconds, peak = _measure(parts, ahead, trunk.trunk, progress)
         memory_parts["allocator"] = 0  # what it keeps after a few steps is part of the measured peak
         spread = (0.85, 1.2)
     proof = manifest.get("split_proof", {})
-    free = shutil.disk_usage(parts.project.root).free
-    return Plan(
+    made = Plan(
         rows={s: parts.dataset.count(s) for s in ("train", "validation", "test")},
         tokens=int(lengths.sum()),
         tokens_p50=int(np.percentile(lengths, 50)),
@@ -175,141 +191,130 @@ def plan_parts(parts: Parts, *, measure: bool = False) -> Plan:
         padding=ahead.padding,
         memory_bytes=int(peak),
         memory_parts=memory_parts,
-        memory_available_bytes=available_memory_bytes(),
+        memory_available_bytes=available_memory_bytes(device),
         trainable_parameters=estimate.num_trained,
         total_parameters=estimate.num_parameters,
         seconds=seconds,
         seconds_low=seconds * spread[0],
         seconds_high=seconds * spread[1],
-        disk_bytes=_disk(recipe, estimate),
-        disk_free_bytes=free,
+        disk_bytes=disk_bytes(recipe, estimate) + trunk.num_bytes,
+        disk_free_bytes=shutil.disk_usage(parts.project.root).free,
         measured=measure,
-        choices=parts.choices,
-        permission=_permission(recipe),
-        ladder=_ladder(recipe, parts.plan.micro_batch_tokens),
+        choices={**parts.choices, **({"trunk": trunk.reason} if trunk.reason else {})},
+        permission=permission.marks(manifest["sources"]),
+        ladder=[],
     )
+    if not made.fits_disk:
+        made.ladder += disk_ladder(recipe, estimate, trunk.num_bytes)
+    if not made.fits_memory:
+        made.ladder += memory_ladder(parts, estimate.peak, made.memory_available_bytes, kept=trunk.trunk is not None)
+    return made
 
 
-def available_memory_bytes() -> int:
-    """Return the memory this process may take: of the device where there is one, else what the system has free."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def available_memory_bytes(device: torch.device) -> int:
+    """Return the memory that this process may take, with what it has taken already: of a GPU, else of the system."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
+    return probe.free_memory_bytes()
 
 
-def peak_memory_bytes() -> int:
-    """Return the high-water mark of this process's memory: of the device where there is one, else resident."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the high-water mark of this process's memory: of a GPU, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return memory.peak_resident_bytes()
 
 
 # ───────────────────────────────────────────────────────────────────────────── inside
 
 
-@dataclass(frozen=True, slots=True)
-class _Ahead:
-    """What the first steps of a run consist of."""
-
-    largest: Batch
-    typical: list[Batch]
-    per_step: float
-    """Micro-batches in a step."""
-    shapes: int
-    padding: float
-
-
-def _look_ahead(parts: Parts) -> _Ahead:
-    training, feed = parts.recipe.training, parts.train
-    found: list[tuple[float, list[int], list[list[int]], tuple[int, int]]] = []
-    steps = min(parts.plan.steps, LOOKED_AT_STEPS)
-    tokens = 0
-    for step in range(steps):
-        positions = step_examples(step, n=len(feed), batch_size=training.batch_size, seed=training.seed)
-        lengths = feed.lengths[positions]
-        tokens += int(lengths.sum())
-        for rows in micro_batches(lengths, budget_tokens=parts.plan.micro_batch_tokens, packing=training.packing):
-            attended = float(sum(int(lengths[i]) ** 2 for row in rows for i in row))
-            found.append((attended, positions.tolist(), rows, feed.shape(positions, rows)))
-    found.sort(key=lambda one: one[0])
-    largest = max(found, key=lambda one: one[3][0] * one[3][1])
-    slots = sum(rows * width for *_, (rows, width) in found)
-    return _Ahead(
-        largest=feed.collate(largest[1], largest[2]),
-        typical=[feed.collate(*found[int(len(found) * place)][1:3]) for place in TYPICAL],
-        per_step=len(found) / steps,
-        shapes=len({shape for *_, shape in found}),
-        padding=1 - tokens / slots,
-    )
-
-
-def _predict(parts: Parts, ahead: _Ahead) -> tuple[memory.Estimate, float]:
-    """Return what a step needs, and the seconds of all steps."""
+def _predict(parts: Parts, ahead: Ahead, *, kept: bool) -> tuple[memory.Estimate, float]:
+    """Return what a step needs, and the seconds of all steps; `kept`: they read the frozen trunk from a cache."""
     policy, dtype = parts.policy, str(parts.policy.dtype).removeprefix("torch.")
-    dry = DryRun(
-        parts.base.model.config,
-        adapter=parts.recipe.adapter.kind,
-        options=parts.recipe.adapter.options,
-        kind=parts.base.kind,
-        head=parts.method.head(),
-        dtype=dtype,
-        support=parts.base.attention,
-    )
+    dry = dry_run(parts, dtype)
 
     def loss(policy: Policy, batch: Batch) -> torch.Tensor:
-        return torch.stack([term.total * term.coefficient for term in parts.method.loss(policy, batch)]).sum()
+        return method_loss(parts, policy, batch)
+
+    def seen(batch: Batch) -> Batch:
+        return dry.behind_trunk(batch) if kept else batch
 
     on_cpu = policy.device.type == "cpu"
-    passes = 2 if ahead.per_step > 1 else 1
     large = memory.large_block(jobs.worker_environment())
-    # A block of the largest micro-batch has smaller ones of its kind in the others, which may stay in the heap.
-    smaller = sum(batch.num_slots for batch in ahead.typical) / len(ahead.typical) / ahead.largest.num_slots
+    typical = [dry.run(seen(batch), loss, large=large) for batch in ahead.typical]
     estimate = memory.estimate(
         dry,
-        ahead.largest,
+        seen(ahead.largest),
         loss,
-        passes=passes,
+        passes=ahead.passes,
         shapes=ahead.shapes,
-        large=large / smaller,
+        large=large,
+        others=typical,
         allocator=on_cpu,
     )
     if not on_cpu:
         tokens = float(parts.train.lengths.mean()) * parts.recipe.training.batch_size * parts.plan.steps
         rate = accelerator_matmul(policy.device, policy.dtype)
         return estimate, tokens * estimate.flops_per_token / (rate * ACCELERATOR_SHARE)
-    measured = rates(dtype)
+    measured, threads = rates(dtype), torch.get_num_threads()
     step = duration.step_seconds(
-        [dry.run(batch, loss, large=large).work for batch in ahead.typical],
+        [trace.work for trace in typical],
         per_step=ahead.per_step,
         num_trained=estimate.num_trained,
         held=estimate.heap * (1 + memory.HOLES) / loop.TRIM_STEPS,
         rates=measured,
-        threads=torch.get_num_threads(),
+        threads=threads,
     )
-    return estimate, step * parts.plan.steps + estimate.products * measured.compile
+    once = 0.0
+    if kept:
+        through = [sum(duration.pass_seconds(dry.trunk_work(b), measured, threads).values()) for b in ahead.typical]
+        tokens = int(parts.train.lengths.sum() + parts.validation.lengths.sum())
+        once = duration.WHOLE * sum(through) / sum(b.num_tokens for b in ahead.typical) * tokens
+    return estimate, once + step * parts.plan.steps + estimate.products * measured.compile
 
 
-def _measure(parts: Parts) -> tuple[float, int]:
-    """Take a few real steps and a real save; return seconds of the whole training and the peak memory."""
+def _measure(parts: Parts, ahead: Ahead, trunk: Trunk | None, progress: Progress | None) -> tuple[float, int]:
+    """Take a few real steps and a real save; return seconds of the whole training and the peak memory.
+
+    The largest micro-batch ahead runs forward and backward, too: the first steps need not hold it.
+
+    Args:
+        ahead: what the first steps consist of.
+        trunk: the frozen part, where the run will compute it once per example: its time is taken apart.
+    """
+    through: list[tuple[float, int]] = []
+
+    def seen(batch: Batch) -> Batch:
+        if trunk is None:
+            return batch
+        began = time.perf_counter()
+        batch = replace(batch, trunk=to_numpy(trunk.states(parts.policy, batch)))
+        through.append((time.perf_counter() - began, batch.num_tokens))
+        return batch
+
+    def collate(positions: Sequence[int], rows: list[list[int]]) -> Batch:
+        return seen(parts.train.collate(positions, rows))
+
+    parts.policy.trunk = trunk
     state = loop.start(parts.policy, parts.plan)
     steps = loop.train(
         parts.policy,
         parts.method,
         lengths=parts.train.lengths,
-        collate=parts.train.collate,
+        collate=collate,
         plan=parts.plan,
         state=state,
     )
-    seconds = []
+    seconds, before = [], 0
     for info in steps:
-        seconds.append(info.seconds)
+        seconds.append(info.seconds - sum(one for one, _ in through[before:]))
+        before = len(through)
+        if progress:
+            progress("measured steps", len(seconds), min(MEASURED_STEPS, parts.plan.steps))
         if len(seconds) == MEASURED_STEPS:
             break
+    if state.micro_batch_tokens == parts.plan.micro_batch_tokens:  # else memory ran out: the peak was reached
+        _run_largest(parts, seen(ahead.largest), ahead.passes)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=parts.project.cache_dir) as folder:
         checkpoint.save(Path(folder), parts.policy, state, digests={}, figures={})
@@ -317,37 +322,27 @@ def _measure(parts: Parts) -> tuple[float, int]:
     # The first step pays for warming up; the median of the rest is what a step takes.
     typical = float(np.median(seconds[1:] or seconds))
     saves = math.ceil(parts.plan.steps / parts.save_steps)
-    return typical * parts.plan.steps + saving * saves, peak_memory_bytes()
+    once = 0.0
+    if through:
+        tokens = int(parts.train.lengths.sum() + parts.validation.lengths.sum())
+        once = sum(one for one, _ in through) / sum(count for _, count in through) * tokens
+    return once + typical * parts.plan.steps + saving * saves, peak_memory_bytes(parts.policy.device)
 
 
-def _disk(recipe: Recipe, estimate: memory.Estimate) -> int:
-    # Weights and two moments in float32 per checkpoint; the newest ones, the best, and the one being written.
-    return 12 * estimate.num_trained * (recipe.training.save_total_limit + 2)
+def _run_largest(parts: Parts, batch: Batch, passes: int) -> None:
+    """Run a micro-batch as a step would, without taking the step.
 
-
-def _permission(recipe: Recipe) -> list[str]:
-    stated = [s.permission for s in recipe.data.sources]
-    known = [p for p in stated if p is not None]
-    licensed = sum(p.license is not None for p in known)
-    personal = sum(p.personal_data is not False for p in known) + (len(stated) - len(known))
-    return [
-        f"license stated for {licensed}/{len(stated)} sources",
-        f"permission stated for {len(known)}/{len(stated)}",
-        f"personal data possible in {personal}",
-    ]
-
-
-def _ladder(recipe: Recipe, tokens: int) -> list[str]:
-    steps = [f"training.micro_batch_tokens={max(256, tokens // 4)} (an execution key: the result is the same)"]
-    if recipe.adapter.kind == "full":
-        steps.append("adapter.kind=lora")
-    steps.append(f"training.max_length={max(64, recipe.training.max_length // 2)}")
-    steps.append("a smaller model.name_or_path")
-    return steps
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.2f}" if size < 1e10 else f"{size / 1e9:.1f}"
+    Raises:
+        MachineError: E412, memory ran out.
+    """
+    parts.policy.train()
+    with loop.memory_errors():
+        for _ in range(passes):
+            with parts.policy.computing():
+                total = method_loss(parts, parts.policy, batch)
+            total.backward()  # type: ignore[no-untyped-call]
+    for parameter in parts.policy.trained().values():
+        parameter.grad = None
 
 
 def _span(seconds: float) -> str:

@@ -18,9 +18,6 @@ from metier.data.prompt import DEFAULT_USER, ask, asked_columns, with_labels
 if TYPE_CHECKING:
     from metier.actions.compose import Parts
 
-TYPED = ("text", "prompt")
-"""Names under which the one text of an input may come, whatever the prompt's own column is called."""
-
 
 @dataclass(frozen=True, slots=True)
 class Question:

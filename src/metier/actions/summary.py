@@ -8,6 +8,7 @@ from typing import Any
 from metier.actions.compose import Parts
 from metier.core.project import read_json
 from metier.core.run import Run
+from metier.core.types import Split
 from metier.evaluation.result import DataSummary, TrainingSummary
 from metier.training import checkpoint
 from metier.training.validate import Watch, overfitting
@@ -53,6 +54,7 @@ def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
         planned_steps=parts.plan.steps,
         best_step=int(path.name.removeprefix("step-")),
         chosen_by=_chosen_by(run, path),
+        temperature=parts.policy.head.temperature if parts.policy.head is not None else 1.0,
         stopped_early=_stopped_early(parts, evaluations),
         overfitting=overfitting(
             _since_last(taken, [int(e["step"]) for e in evaluations]), [(int(v["step"]), v["loss"]) for v in validation]
@@ -66,11 +68,15 @@ def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
     )
 
 
-def data_summary(parts: Parts) -> DataSummary:
-    """Return what the model was trained and measured on."""
+def data_summary(parts: Parts, split: Split = "test") -> DataSummary:
+    """Return what the model was trained and measured on.
+
+    Args:
+        split: the one that is measured; its rows' twins are the ones that count.
+    """
     dataset, manifest = parts.dataset, parts.dataset.manifest
     quarantine = manifest.get("quarantine", {})
-    leaks = manifest.get("split_proof", {}).get("leaks", {})
+    leaks = manifest.get("split_proof", {}).get("leaks" if split == "test" else "validation_leaks", {})
     return DataSummary(
         dataset=dataset.ref,
         digest=dataset.digest,
@@ -78,6 +84,8 @@ def data_summary(parts: Parts) -> DataSummary:
         quarantined=int(quarantine.get("rows", 0)),
         quarantine_reasons={k: int(v["count"]) for k, v in quarantine.get("reasons", {}).items()},
         leaks={k: int(v) for k, v in leaks.items() if isinstance(v, int)},
+        cut_rows={"train": parts.lengths.cut_rows, "validation": parts.validation_lengths.cut_rows},
+        dropped_rows={"train": parts.lengths.dropped_rows, "validation": parts.validation_lengths.dropped_rows},
         steps=list(manifest.get("steps", [])),
         sources=list(manifest.get("sources", [])),
         labels={label: int(found["train"]) for label, found in manifest.get("label_counts", {}).items()},

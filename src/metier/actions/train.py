@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metier.actions.recipes import chat_template, keep, kept
 from metier.core import audit, jobs
@@ -15,19 +16,23 @@ from metier.core.errors import ConfigError
 from metier.core.project import Project, digest_json
 from metier.core.recipe import Recipe, differences
 from metier.core.run import Run
-from metier.governance import permission
+from metier.core.types import PROBLEM_TYPES
+from metier.governance.permission import permitted
+from metier.models.files import NANO
+
+if TYPE_CHECKING:
+    from metier.data.versions import Dataset
+    from metier.training.method import Method
 
 
 def create(recipe: Recipe, project: Project, recipe_text: str = "") -> Run:
     """Make the run directory of a recipe; nothing runs yet.
 
     Raises:
-        ConfigError: E210, E211, a method, adapter or step that does not exist or an option that does not fit; E249, no
-            such chat template.
+        ConfigError: as `check_recipe`; E249, no such chat template.
         PermissionDenied: E601–E605, a source that may not be used for training.
     """
-    check_kinds(recipe)
-    permission.check(recipe, project.settings)
+    check_recipe(recipe, project)
     text = chat_template(recipe, project)
     if text != recipe.model.chat_template:
         # The run keeps the template itself: a file that changes or goes away must not change what it was trained with.
@@ -48,14 +53,35 @@ def create(recipe: Recipe, project: Project, recipe_text: str = "") -> Run:
     return run
 
 
+def check_recipe(recipe: Recipe, project: Project) -> None:
+    """Refuse what needs no row and no model to be seen wrong, before anything slow starts.
+
+    Raises:
+        ConfigError: E277, `model.revision` of a base that has none; and as `check_kinds`.
+        PermissionDenied: E601–E605, a source that may not be used for training.
+    """
+    check_kinds(recipe)
+    permitted(recipe, project)
+    name = recipe.model.name_or_path
+    if recipe.model.revision is not None and (name == NANO or project.path(name.removeprefix("file:")).is_dir()):
+        raise ConfigError(
+            277,
+            f"`model.revision` has no use here: {'the shipped base' if name == NANO else 'a local directory'} has none",
+            place=recipe.place("model.revision"),
+            received=f"{name} at {recipe.model.revision}",
+            expected="a hub id beside it",
+            fix="remove `model.revision`",
+        )
+
+
 def check_kinds(recipe: Recipe) -> None:
     """Resolve every plug-in a recipe names, so that a misspelt one or its option fails before anything slow starts.
 
     Raises:
         ConfigError: E210, E211, a method, adapter, step, metric or target that does not exist, or an option of it;
-            E245, a part of `data.prompt` that the method would not read.
+            E245, a part of `data.prompt` that the method would not read; E276, a metric or target without a figure.
     """
-    from metier.evaluation.inputs import chosen_metrics
+    from metier.evaluation.inputs import check_metrics
     from metier.training.method import Method
 
     sections = [("methods", "method", recipe.method), ("adapters", "adapter", recipe.adapter)]
@@ -64,8 +90,44 @@ def check_kinds(recipe: Recipe) -> None:
         catalog(name).options(section.kind, section.options, place=recipe.place(key))
     method = Method.of(recipe.method.kind, recipe.method.options, place=recipe.place("method"))
     method.check_prompt(recipe.data.prompt, place=recipe.place)
-    chosen_metrics("chat", recipe.evaluation.metrics, {}, place=recipe.place("evaluation.metrics"))
-    chosen_metrics("chat", (), recipe.objective.targets, place=recipe.place("objective.targets"))
+    metrics, targets = recipe.evaluation.metrics, recipe.objective.targets
+    check_metrics(_possible_situations(recipe, method), metrics, targets, place=recipe.place)
+
+
+def check_figures(recipe: Recipe, dataset: Dataset) -> None:
+    """Refuse a metric or target that has no figure on these rows: their labels say more than the recipe does.
+
+    Raises:
+        ConfigError: E276.
+    """
+    from metier.evaluation.inputs import check_metrics, situation_of
+    from metier.training.method import Method
+
+    head = _has_head(Method.of(recipe.method.kind, recipe.method.options))
+    problem_type = dataset.manifest.get("problem_type")
+    task = recipe.objective.task
+    found = situation_of(dataset.manifest["kinds"], head=head, problem_type=problem_type, task=task)
+    if found is not None:
+        check_metrics([found], recipe.evaluation.metrics, recipe.objective.targets, place=recipe.place)
+
+
+def _possible_situations(recipe: Recipe, method: Method) -> list[str]:
+    """Return what kinds of answers the recipe's model may be measured on; the rows alone say which."""
+    from metier.evaluation.inputs import situation_of
+
+    asked = recipe.method.options.get("problem_type")
+    types = [asked] if asked in PROBLEM_TYPES else PROBLEM_TYPES
+    found = [
+        situation_of({kind}, head=_has_head(method), problem_type=problem_type, task=recipe.objective.task)
+        for kind in method.consumes
+        for problem_type in types
+    ]
+    return list(dict.fromkeys(what for what in found if what is not None))
+
+
+def _has_head(method: Method) -> bool:
+    """Whether the method's model answers with a task head; making one to see would import torch into the terminal."""
+    return "problem_type" in type(method.options).model_fields
 
 
 def start(run: Run) -> Run:
@@ -143,8 +205,7 @@ def resume(project: Project, ref: str, overrides: Iterable[str] = (), *, fork: b
             received=shown,
             fix=f"metier runs resume {run.number} --fork {' '.join(overrides)}",
         )
-    check_kinds(new)
-    permission.check(new, project.settings)
+    check_recipe(new, project)
     keep(new, run.dir)
     audit.append(project, "train.resume", run=run.id, changed=[c.key for c in differences(old, new)])
     return run

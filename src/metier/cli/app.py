@@ -9,7 +9,7 @@ Exit codes: 0 ok · 1 bug, with a traceback · 2 config or usage · 3 data · 4 
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from metier import __version__
 from metier.cli import audit, catalog, data, evaluate, models, project, runs, train
-from metier.cli.show import style
+from metier.cli.show import Show, style, typed
 from metier.core.errors import ConfigError, MetierError
 
 INTERRUPTED = 130
@@ -85,8 +85,10 @@ app.command()(project.doctor)
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; a bug raises.
 
-    With `--json` an error is printed on stdout as `{"error": {…}}`, besides the talk on stderr.
+    With `--json` an error is printed on stdout as `{"error": {…}}`, besides the talk on stderr; not where the result is
+    there already (`evaluate --gate`, `doctor`): stdout is one JSON document.
     """
+    Show.printed = False
     try:
         code = app(args=list(argv), prog_name="metier", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -107,9 +109,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _refuse(error: MetierError, argv: Sequence[str]) -> int:
-    if "--json" in argv:
-        sys.stdout.write(json.dumps({"error": error.to_json()}, indent=2, ensure_ascii=False) + "\n")
-    head, *rest = str(error).split("\n")
+    if "--json" in argv and not Show.printed:
+        with contextlib.suppress(typer.Exit):  # nobody reads any more: the error's own code is the better one
+            Show(json=True).result({"error": error.to_json()})
+    head, *rest = typed(str(error)).split("\n")
     sys.stderr.write("\n".join([style(head, "red"), *rest]) + "\n")
     return error.exit_code
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +11,12 @@ import typer
 from metier.cli import locate
 from metier.cli.flags import Json, Words
 from metier.cli.progress import counting
-from metier.cli.show import Show, pairs, style
+from metier.cli.show import Show, colored, pairs, style
 from metier.core.errors import ConfigError, DataError
 
 app = typer.Typer(help="Add, look at, check and prepare training data.", no_args_is_help=True)
+SHOWN_PLACES = 3
+"""Places of a finding that are shown before somebody asks for all of them."""
 _LEVELS = {"error": ("red", "✗"), "warning": ("yellow", "!"), "ok": ("green", "✓")}
 
 
@@ -66,8 +69,8 @@ def preview(
 
     show = Show(json)
     found = locate.recipe(words)
-    result = preview_rows(found.recipe, found.project, rows=rows, tokens=tokens)
-    show.result(result, result.to_text())
+    result = preview_rows(found.recipe, found.project, rows=rows, tokens=tokens, progress=counting(show.say))
+    show.result(result, result.to_text(color=colored(sys.stdout)))
 
 
 @app.command()
@@ -86,14 +89,17 @@ def check(
 
     show = Show(json)
     found = locate.recipe(words)
-    findings = check_rows(found.recipe, found.project)
+    findings = check_rows(found.recipe, found.project, progress=counting(show.say))
     chosen = [f for f in findings if show_code is None or f.code == show_code]
     lines = []
     for f in chosen:
         color, mark = _LEVELS.get(f.level, ("cyan", "·"))
-        lines.append(f"{style(mark, color)} {f.code}  {f.what}" + (f"  ({f.count:,})" if f.count else ""))
-        places = f.places if show_code else f.places[:3]
+        lines.append(
+            f"{style(mark, color, stream=sys.stdout)} {f.code}  {f.what}" + (f"  ({f.count:,})" if f.count else "")
+        )
+        places = f.places if show_code else f.places[:SHOWN_PLACES]
         lines += [f"    {place}" for place in places]
+        lines += [f"    … all of them: --show {f.code}"] if len(places) < len(f.places) else []
         lines += [f"    next: {f.fix}"] if f.fix else []
     show.result(chosen, "\n".join(lines) or "nothing found")
     errors = [f for f in findings if f.level == "error"]

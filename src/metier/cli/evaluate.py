@@ -9,6 +9,7 @@ import typer
 
 from metier.cli import locate
 from metier.cli.flags import Json, PolicyRef, RunRef
+from metier.cli.progress import counting
 from metier.cli.show import Show, figure, style, table
 from metier.core.errors import ConfigError, GateError
 
@@ -38,16 +39,17 @@ def evaluate(
 ) -> None:
     """Measure a run and its untouched base on held-out rows.
 
-    Both answer the same rows; every difference has a paired interval. Writes the report of the run.
+    Both answer the same rows; every difference has a paired interval. Writes the report of the run; that of another
+    split or checkpoint than the chosen one goes into a folder of its own.
     """
     from metier.actions import evaluate as actions
 
     show = Show(json)
     project, run = locate.run(ref.partition("@")[0])
-    report = actions.evaluate(project, ref, split=split.value)
+    report = actions.evaluate(project, ref, split=split.value, progress=counting(show.say))
     show.result(report, _text(report))
-    if (run.dir / "report.html").exists():
-        show.say(f"report: {project.shown(run.dir / 'report.html')}")
+    folder = actions.folder_of(run, split=report.split, step=report.training.best_step, rows=report.data.rows)
+    show.say(f"report: {project.shown(folder / 'report.html')}")
     missed = [t for t in report.targets if not t.met]
     if gate and missed:
         first = missed[0]
@@ -57,7 +59,7 @@ def evaluate(
             place=run.dir.name,
             received=f"{first.name} {figure(first.value)}",
             expected=f"{first.name} {first.condition}",
-            fix=f"metier report {run.number}",
+            fix=f"metier report {run.number}" if folder == run.dir else project.shown(folder / "report.html"),
         )
 
 
@@ -113,8 +115,8 @@ def _require_report(run: Run) -> None:
 
 
 def _text(report: Any) -> str:
-    """The verdict, the targets and the figures of every system side by side."""
-    lines = [style(report.sentence, "bold"), ""]
+    """The verdict with its warnings, the targets and the figures of every system side by side."""
+    lines = [style(report.sentence, "bold"), *(style(f"! {w}", "yellow") for w in report.warnings), ""]
     names = [s.label for s in report.systems]
     by_metric: dict[str, list[str]] = {}
     for index, system in enumerate(report.systems):

@@ -20,4 +20,13 @@ PolicyRef = Annotated[
     str,
     typer.Argument(metavar="RUN", help="A run: its number or `last`; `run:12@last` names a checkpoint."),
 ]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0, help="Draw tokens, the more freely the higher (such as 0.7); default: the likeliest token."),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", min=0, max=1, help="Draw among the likeliest tokens that together hold this probability."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of the draws; default 0. The same seed, the same text.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to set.", show_default=False)]

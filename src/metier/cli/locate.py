@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metier.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from metier.core.locate import Located
     from metier.core.project import Project
-    from metier.core.recipe import Recipe
     from metier.core.run import Run
-
-
-@dataclass(frozen=True, slots=True)
-class Located:
-    """A recipe with where it stands."""
-
-    recipe: Recipe
-    project: Project
-    path: Path
-    text: str
 
 
 def recipe(words: Sequence[str] | None) -> Located:
@@ -34,7 +23,7 @@ def recipe(words: Sequence[str] | None) -> Located:
         ConfigError: E250, none or several could be meant; E203, no such file; E230, no project around it; whatever is
             wrong in the recipe.
     """
-    from metier.core.recipe import Recipe
+    from metier.core import locate
 
     files = [w for w in words or () if "=" not in w]
     overrides = [w for w in words or () if "=" in w]
@@ -46,25 +35,7 @@ def recipe(words: Sequence[str] | None) -> Located:
             expected="one recipe, then section.key=value",
             fix=f"{files[0]} alone",
         )
-    path = _named(files[0]) if files else _only()
-    loaded = Recipe.read(path, overrides)
-    return Located(loaded, project_around(path), path, path.read_text(encoding="utf-8-sig"))
-
-
-def project_around(path: Path) -> Project:
-    """Return the project that holds a file, or else the one that holds the working directory.
-
-    Raises:
-        ConfigError: E230, neither exists.
-    """
-    from metier.core.project import Project
-
-    try:
-        return Project.find(path.resolve().parent)
-    except ConfigError as error:
-        if error.number != 230:
-            raise
-        return Project.find()
+    return locate.recipe(_named(files[0]) if files else _only(), overrides)
 
 
 def run(ref: str) -> tuple[Project, Run]:
@@ -73,12 +44,9 @@ def run(ref: str) -> tuple[Project, Run]:
     Raises:
         ConfigError: E230 no project here, E232 no such run.
     """
-    from metier.core.project import Project
-    from metier.core.run import Run
+    from metier.core import locate
 
-    folder = Path(ref)
-    project = Project.find(folder) if (folder / "status.json").is_file() else Project.find()
-    return project, Run(project.run_dir(ref))
+    return locate.run(ref)
 
 
 def _named(word: str) -> Path:
@@ -87,12 +55,12 @@ def _named(word: str) -> Path:
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         return path  # reading it gives the coded error
-    folder = project_around(Path.cwd() / "here").root / "recipes"
+    folder = _recipes()
     return next((p for p in (folder / f"{word}.yaml", folder / f"{word}.yml") if p.exists()), path)
 
 
 def _only() -> Path:
-    folder = project_around(Path.cwd() / "here").root / "recipes"
+    folder = _recipes()
     found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     if len(found) == 1:
         return found[0]
@@ -103,3 +71,9 @@ def _only() -> Path:
         expected=", ".join(p.stem for p in found),
         fix="metier train RECIPE" if found else "metier init --data FILE",
     )
+
+
+def _recipes() -> Path:
+    from metier.core.project import Project
+
+    return Project.find().root / "recipes"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metier.cli import locate
-from metier.cli.flags import Json, PolicyRef
+from metier.cli.flags import Json, PolicyRef, Seed, Temperature, TopP
+from metier.cli.progress import counting
 from metier.cli.show import Show, pairs, style
 from metier.core.errors import ConfigError, DataError
 
@@ -55,11 +56,15 @@ def predict(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Cap on a completion, in tokens.")] = 128,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
     json: Json = False,
 ) -> None:
     """Answer inputs with a run, one line per input.
 
-    With --json the answers are objects with label probabilities or token counts; line breaks are kept.
+    With --json the answers are objects with label probabilities or token counts; line breaks are kept. --temperature,
+    --top-p and --seed are for runs that write text; a run that chooses among labels refuses them.
     """
     from metier.actions import models as actions
     from metier.core.page import visible
@@ -67,27 +72,39 @@ def predict(
     show = Show(json)
     project, _ = locate.run(ref.partition("@")[0])
     inputs = _inputs(texts, file)
-    answers = actions.predict(project, ref, inputs, max_new_tokens=max_new_tokens)
+    answers = actions.predict(
+        project,
+        ref,
+        inputs,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        progress=counting(show.say),
+    )
     show.result(answers, "\n".join(visible(str(a.get("output", ""))).replace("\n", "\\n") for a in answers))
 
 
 def chat(
     ref: PolicyRef = "last",
     vs: Annotated[Other | None, typer.Option("--vs", help="`base`: the untouched base answers too.")] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
     json: Json = False,
 ) -> None:
     """Talk to a run, and to its untouched base beside it.
 
     One line at a time; an empty line or Ctrl+D ends the conversation. A run whose recipe has data.prompt is asked by
     that prompt: what you type fills its column (a line per column where it names several), and each message is a
-    question of its own.
+    question of its own. With --json one object per message and line.
     """
     from metier.actions import models as actions
     from metier.core.page import visible
 
     show = Show(json)
     project, run = locate.run(ref.partition("@")[0])
-    session = actions.chat(project, ref)
+    session = actions.chat(project, ref, temperature=temperature, top_p=top_p, seed=seed, progress=counting(show.say))
     for line in _opening(run.number, session.question):
         show.say(line)
     while asked := _asked(session.question.columns):
@@ -95,8 +112,7 @@ def chat(
         if vs is not None:
             answers["base"] = session.base_reply(asked)
         if json:
-            sys.stdout.write(jsonlib.dumps({"input": asked, **answers}, ensure_ascii=False) + "\n")
-            sys.stdout.flush()
+            show.line({"input": asked, **answers})
             continue
         label = {"run": f"run {run.number}", "base": "base"}
         show.result(None, "\n".join(f"{style(label[name], 'bold')}  {visible(a)}" for name, a in answers.items()))
@@ -124,7 +140,7 @@ def export(
         raise ConfigError(
             255, "The directory to export to is not empty", place=str(folder), fix="metier models export --to DIRECTORY"
         )
-    written = actions.export(project, ref, folder, form=form.value)
+    written = actions.export(project, ref, folder, form=form.value, progress=counting(show.say))
     show.result({"path": str(folder), **written}, f"{project.shown(folder)}\n{pairs(_readable(written))}")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from metier.cli.show import Show, colored, duration, figure
+from metier.cli.show import Show, colored, duration, figure, size
 
 SILENCE_SECONDS = 60.0
 PLAIN_STEP_SECONDS = 10.0
@@ -125,7 +125,7 @@ class Lines:
             self._work = str(event["what"])
             return self.state.doing
         if kind == "plan":
-            return f"plan: {event['steps']:,} steps"
+            return planned(event)
         if kind == "note":
             return str(event.get("text", ""))
         if kind == "done":
@@ -160,6 +160,8 @@ class Block:
         self._quiet = ""
         if event.get("kind") == "phase" and self.state.phase != before and before != "start":
             self.live.console.print(f"✓ {before}", style="green", highlight=False)
+        if event.get("kind") == "plan":
+            self.live.console.print(planned(event), highlight=False)
         self._draw()
 
     def silence(self, text: str) -> None:
@@ -226,6 +228,18 @@ def counting(show_line: Callable[[str], None]) -> Callable[[str, int, int | None
             show_line(f"{what}" + (f" {done:,}/{total:,}" if total else ""))
 
     return report
+
+
+def planned(event: dict[str, Any]) -> str:
+    """Return what a plan event predicts; an older run's has the steps alone."""
+    parts = [f"plan: {event['steps']:,} steps"]
+    if "tokens" in event:
+        parts.append(f"{event['tokens']:,} tokens per epoch")
+    if "seconds" in event:
+        parts.append(f"about {duration(event['seconds'])}")
+    if "memory_bytes" in event:
+        parts.append(f"{size(event['memory_bytes'])} of memory")
+    return "   ".join(parts)
 
 
 def clock(event: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from metier.cli import watch
 from metier.cli.flags import Json
+from metier.cli.progress import counting
 from metier.cli.show import Show, style
 from metier.core.errors import MachineError
 
@@ -72,12 +74,12 @@ def demo(
     recipe = Recipe.read(path)
     show.say(f"{style('1', 'bold')} project  {project.shown(project.root)}   recipe {project.shown(path)}")
     show.say(f"{style('2', 'bold')} plan")
-    show.say(plan_actions.plan(recipe, project).to_text())
+    show.say(plan_actions.plan(recipe, project, progress=counting(show.say)).to_text())
     run = train_actions.create(recipe, project, path.read_text(encoding="utf-8"))
     show.say(f"{style('3', 'bold')} run {run.number}  {project.shown(run.dir)}   (Ctrl+C saves and stops)")
     train_actions.start(run)
     watch.foreground(run, show, then=False)
-    place = project.shown(project.root)
+    place = shlex.quote(project.shown(project.root))
     show.next(
         f"cd {place} && metier report last --open",
         f"cd {place} && metier predict last 'Can I move my appointment to Friday?'",

@@ -10,6 +10,7 @@ import typer
 from metier.cli import locate, watch
 from metier.cli.flags import Json, Overrides, RunRef
 from metier.cli.show import Show, duration, pairs, table
+from metier.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from metier.core.run import Run
@@ -76,15 +77,27 @@ def logs(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Print the events of a run, oldest first."""
+    """Print the events of a run, oldest first.
+
+    With --json they are one list; with --follow --json one event per line, as they come.
+    """
     from metier.cli.progress import Lines
+    from metier.core import jobs
 
     show = Show(json)
+    if worker and follow:
+        raise ConfigError(
+            258, "--follow shows events, --worker what the worker printed", fix="metier runs logs --follow, or --worker"
+        )
     _, run = locate.run(ref)
     if worker:
         text = watch.log_tail(run, lines=10**6)
         show.result({"log": text.splitlines()}, text)
-    elif follow and not json:
+    elif follow and json:
+        for event in jobs.watch(run):
+            if event is not None:
+                show.line(event)
+    elif follow:
         watch.follow(run)
         show.say(f"run {run.number} is {run.status()['state']}")
     elif json:

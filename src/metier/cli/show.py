@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import typer
 
@@ -21,21 +23,16 @@ class Show:
     """The way out of a command. `json`: data is printed as one JSON value, whatever its text would be."""
 
     json: bool = False
+    printed: ClassVar[bool] = False
+    """Whether this command line has put data on stdout: an error that follows must not add a second JSON document."""
 
     def result(self, value: Any, text: str | None = None) -> None:
         """Print what the command was asked for on stdout: the value with `--json`, otherwise the text."""
-        printed = (
-            json.dumps(value, indent=2, ensure_ascii=False, default=_plain) if self.json else (text or "").rstrip("\n")
-        )
-        if not printed:
-            return
-        try:
-            sys.stdout.write(printed + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # `metier runs logs | head`: nobody reads any more. Python's own flush at exit must not complain either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(READER_GONE) from None
+        _print(_json(value, indent=2) if self.json else (text or "").rstrip("\n"))
+
+    def line(self, value: Any) -> None:
+        """Print one value of a stream on stdout, as one line (JSON Lines)."""
+        _print(_json(value))
 
     def say(self, text: str = "") -> None:
         """Print talk on stderr."""
@@ -45,7 +42,12 @@ class Show:
     def next(self, *commands: str) -> None:
         """Say which commands come next."""
         for index, command in enumerate(commands):
-            self.say(f"{'next' if index == 0 else '':<6}{style(command, 'cyan')}")
+            self.say(f"{'next' if index == 0 else '':<6}{style(typed(command), 'cyan')}")
+
+
+def typed(text: str) -> str:
+    """Return commands as they can be typed here: `metier …`, by its path where a shell would not find this `metier`."""
+    return re.sub(r"(^|&& |; |next: )metier(?= )", lambda found: found[1] + _name(), text)
 
 
 def colored(stream: IO[str] | None = None) -> bool:
@@ -102,6 +104,36 @@ def size(num_bytes: float) -> str:
 def figure(value: float | None) -> str:
     """Return a figure with four significant digits, or a dash where there is none."""
     return "–" if value is None else f"{value:.4g}"
+
+
+def _name() -> str:
+    """What to type for the command that is running."""
+    import shutil
+
+    own = Path(sys.argv[0])
+    if own.name != "metier":  # `python -m metier.cli`, or called from Python
+        own = Path(sys.executable).with_name("metier")
+    if not own.is_file():
+        return f"{shlex.quote(sys.executable)} -m metier.cli"
+    found = shutil.which("metier")
+    return "metier" if found and Path(found).samefile(own) else shlex.quote(str(own.absolute()))
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
+
+
+def _print(text: str) -> None:
+    if not text:
+        return
+    Show.printed = True
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `metier runs logs | head`: nobody reads any more. Python's own flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(READER_GONE) from None
 
 
 def _cell(value: object) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from metier.cli import locate, watch
 from metier.cli.flags import Json, Words
+from metier.cli.progress import counting
 from metier.cli.show import Show
 
 
@@ -26,7 +27,7 @@ def plan(
 
     show = Show(json)
     found = locate.recipe(words)
-    result = make_plan(found.recipe, found.project, measure=measure)
+    result = make_plan(found.recipe, found.project, measure=measure, progress=counting(show.say))
     show.result(result, result.to_text())
     show.next(" ".join(["metier train", *(words or [])]))
 

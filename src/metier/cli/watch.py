@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from metier.cli.progress import Printer, Silence, printer
-from metier.cli.show import Show, duration, style
+from metier.cli.show import Show, duration, style, typed
 from metier.core.errors import Bug, ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def outcome(run: Run, show: Show, *, then: bool = True) -> None:
     if state == "stopped":
         resume = f"metier runs resume {run.number}"
         show.result({"run": run.number, "state": state, "reason": reason, "dir": str(run.dir), "resume": resume})
-        show.say(f"Run {run.number} is stopped. Continue with:  {style(resume, 'bold')}")
+        show.say(f"Run {run.number} is stopped. Continue with:  {style(typed(resume), 'bold')}")
         raise typer.Exit(_EXIT.get(reason, 130))
     error = jobs.failure(run)
     if error.exit_code != Bug.digit:

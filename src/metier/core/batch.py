@@ -32,6 +32,9 @@ class Batch:
     """Sum of the loss weights per weight key, such as {"tokens": 812.0} or {"examples": 16.0}."""
     targets: npt.NDArray[np.float32] | npt.NDArray[np.int64] | None = None
     """Labels of a task head: int64 (N,) single label, float32 (N, K) several labels, float32 (N,) regression."""
+    trunk: npt.NDArray[np.float32] | npt.NDArray[np.uint16] | None = None
+    """What leaves the frozen part of the model for this batch, where it is kept (models/trunk.py): pooled vectors
+    (N, D), or the states in front of the first trained block (B, T, D); bfloat16 as the uint16 of the same bits."""
     extra: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
     """What one method alone needs, such as reference log-probabilities (N,)."""
 
@@ -49,11 +52,6 @@ class Batch:
     def num_supervised(self) -> int:
         """Positions with a loss."""
         return int((self.loss_mask_BT > 0).sum())
-
-    @property
-    def num_examples(self) -> int:
-        """Examples in the batch (N)."""
-        return len(self.example_ids)
 
     @property
     def packed(self) -> bool:

@@ -27,7 +27,6 @@ PACKAGES: dict[str, str] = {
     "adapters": "metier.models.adapters",
     "metrics": "metier.metrics",
     "methods": "metier.training.methods",
-    "sinks": "metier.tracking",
 }
 """Every catalog and the folder that is it. A new catalog is one more line here; a new plug-in is none."""
 

@@ -1,13 +1,14 @@
 """The project folder: the only file that knows the disk layout.
 
 Files are the truth: the command line, the web page and a killed process see the same state because all read it here.
-Every write goes to a temporary name, is fsynced and renamed. Every JSON carries `schema_version`; times are UTC,
+Every write goes to a temporary name, is fsynced and renamed. Every JSON file carries `schema_version`; times are UTC,
 RFC 3339.
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import hashlib
 import json
@@ -23,9 +24,16 @@ from typing import Any
 import yaml
 
 from metier.core.errors import ConfigError, MachineError
+from metier.core.yamlmarks import load_marked
 
 SCHEMA_VERSION = 1
 PROJECT_FILE = "metier.yaml"
+_PROJECT_KEYS: dict[str, tuple[type, str, str]] = {
+    "version": (int, "a whole number", "version: 1"),
+    "name": (str, "text", "name: support"),
+    "gates": (dict, "a mapping", "gates: {parity: required}"),
+}
+"""Every key of metier.yaml: type, type in words, example. Which gates there are is governance's to say."""
 _WRITTEN_BY_METIER = "restore the file from a copy, or make the run, dataset or model it belongs to again"
 
 
@@ -173,33 +181,28 @@ def fsync_directory(path: Path) -> None:
 
 
 class Project:
-    """A folder with a metier.yaml. `Project.create` makes one, `Project.find` finds the one around here."""
+    """A folder with a metier.yaml. `Project.create` makes one, `Project.find` finds the one around here.
+
+    Raises:
+        ConfigError: E230 no metier.yaml; E201, E202, E204, E205, E206 what is wrong in it, as in a recipe.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.file = root / PROJECT_FILE
         try:
-            settings = yaml.safe_load(self.file.read_text(encoding="utf-8")) or {}
+            text = self.file.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise ConfigError(230, "This folder is not a Metier project", place=str(root), fix="metier init") from None
-        except yaml.YAMLError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 204,
-                "This is not valid YAML",
+                "The project file cannot be read as UTF-8 text",
                 place=str(self.file),
                 received=str(error),
-                fix="quote values that hold `:`, `{` or `#`; indent with spaces",
+                fix="change its permissions, or save it as UTF-8 text",
             ) from None
-        if not isinstance(settings, dict):
-            raise ConfigError(
-                204,
-                "The project file is not a mapping",
-                place=str(self.file),
-                received=type(settings).__name__,
-                expected="version, name, gates",
-                fix="write it as `key: value` lines, such as `name: support`",
-            )
-        self.settings: dict[str, Any] = settings
+        self.settings: dict[str, Any] = _settings(text)
 
     @classmethod
     def create(cls, root: Path, name: str) -> Project:
@@ -359,3 +362,50 @@ class Project:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """Read metier.yaml. A misspelt `gates` must not silently be none: unknown keys are errors, as in a recipe."""
+    marked = load_marked(text, PROJECT_FILE)
+    settings = marked.value or {}
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            204,
+            "The project file is not a mapping",
+            place=PROJECT_FILE,
+            received=type(settings).__name__,
+            expected=", ".join(_PROJECT_KEYS),
+            fix="write it as `key: value` lines, such as `name: support`",
+        )
+    lines = {key: f"{PROJECT_FILE}:{line}" for key, line in marked.lines.items()}
+    for key, value in settings.items():
+        place = lines.get(str(key), PROJECT_FILE)
+        if key not in _PROJECT_KEYS:
+            near = difflib.get_close_matches(str(key), _PROJECT_KEYS, n=1)
+            raise ConfigError(
+                201,
+                f"Unknown key `{key}` in the project file",
+                place=place,
+                expected=", ".join(_PROJECT_KEYS),
+                fix=f"Did you mean `{near[0]}`?" if near else "remove it; what one run needs stands in its recipe",
+            )
+        kind, expected, example = _PROJECT_KEYS[key]
+        if value is not None and not isinstance(value, kind):
+            raise ConfigError(
+                202,
+                f"`{key}` of the project file has a wrong value",
+                place=place,
+                received=repr(value)[:80],
+                expected=expected,
+                fix=f"write it such as `{example}`",
+            )
+    settings = {key: value for key, value in settings.items() if value is not None}
+    if settings.get("version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        raise ConfigError(
+            206,
+            f"The project file has version {settings['version']}",
+            place=lines["version"],
+            expected=f"version: {SCHEMA_VERSION}",
+            fix="use the Metier release that wrote it, or set the version after reading CHANGELOG.md",
+        )
+    return settings

@@ -2,10 +2,10 @@
 
     version · name · objective · data · model · adapter · method · training · evaluation · gates
 
-Leaves are spelled as in Hugging Face, TRL and PEFT where those have one. Precedence: flag > environment > file >
-default. Each key is *semantic* (it changes the result) or *execution* (only how it is computed); a resume accepts
-changes of the latter. `adapter`, `method` and each step are plain data with a `kind`; actions resolve them with the
-catalog, so that this file names no upper floor.
+Leaves are spelled as in Hugging Face, TRL and PEFT where those have one. The command line wins over the file, the file
+over the default; the environment is read only where a path names it (`${NAME}`). Each key is *semantic* (it changes the
+result) or *execution* (only how it is computed); a resume accepts changes of the latter. `adapter`, `method` and each
+step are plain data with a `kind`; actions resolve them with the catalog, so that this file names no upper floor.
 """
 
 from __future__ import annotations
@@ -198,6 +198,12 @@ class Training(Section):
         "Several short examples share one row, kept apart by their segments (no example sees another).",
         execution=True,
     )
+    cache_frozen: bool = key(
+        True,
+        "Where the lower part of the model is frozen, compute it once per example and keep the result on disk, if the "
+        "run passes over its rows more than once and the disk has room.",
+        execution=True,
+    )
     early_stopping_patience: int = key(3, "Evaluations without improvement before the run stops; 0 = never.", ge=0)
     save_steps: Count | Auto = key("auto", "Steps between checkpoints; `auto`: at each evaluation.", execution=True)
     save_total_limit: int = key(2, "Checkpoints kept besides the best.", execution=True, ge=1)
@@ -367,6 +373,15 @@ def differences(old: Recipe, new: Recipe) -> list[Change]:
         for path in sorted(before.keys() | after.keys())
         if before.get(path) != after.get(path)
     ]
+
+
+def semantic_values(recipe: Recipe) -> dict[str, Any]:
+    """Return the name and the semantic keys that are not at their default: what all starts of a run must share.
+
+    A default is left out so that a key which a later Metier adds does not make the runs of an older one look changed.
+    """
+    changes = differences(Recipe.build({"name": recipe.name}), recipe)
+    return {"name": recipe.name, **{c.key: c.new for c in changes if c.semantic}}
 
 
 def describe() -> dict[str, dict[str, Any]]:
@@ -595,4 +610,4 @@ FOREIGN_KEYS: dict[str, tuple[str, str]] = {
 }
 """Keys of other tools: whose they are and what says the same here."""
 
-__all__ = ["Change", "Kind", "Marked", "Recipe", "describe", "differences"]
+__all__ = ["Change", "Kind", "Marked", "Recipe", "describe", "differences", "semantic_values"]

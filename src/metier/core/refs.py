@@ -1,10 +1,9 @@
-"""References: one grammar for naming things, in recipes, on the command line and in manifests.
+"""References: one grammar for naming what a project made, in recipes and on the command line.
 
 data:support            the latest version of a dataset           data:support@v3      one version
 run:12 · run:last       a run, its best checkpoint                run:12@step-200      one checkpoint
-model:bot@production    an exported model at a stage              model:bot@v2         one version
-hf:org/name@revision    a Hugging Face id (local cache only)      file:path            a file or folder
-metier/nano             the base model that ships with Metier (reserved)
+
+Sources and base models are named by a path or a hub id; those who read them know how.
 """
 
 from __future__ import annotations
@@ -17,29 +16,23 @@ from typing import Literal
 from metier.core.errors import ConfigError
 from metier.core.project import Project
 
-Kind = Literal["data", "run", "model", "hf", "file", "shipped"]
-SHIPPED = "metier/nano"
+Kind = Literal["data", "run"]
 _NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 _GRAMMAR: dict[Kind, tuple[str, str]] = {
     "data": (_NAME, r"v\d+"),
     "run": (rf"\d+|last|\d{{4,}}-{_NAME}", r"best|last|step-\d+"),
-    "model": (_NAME, r"v\d+|[a-z]+"),
-    "hf": (r"[\w.-]+(?:/[\w.-]+)?", r"[\w./-]+"),
-    "file": (r"[^\0]+", ""),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A parsed reference. `version` is None where none was written: the latest, the best, the default branch."""
+    """A parsed reference. `version` is None where none was written: the latest, or the best."""
 
     kind: Kind
     name: str
     version: str | None = None
 
     def __str__(self) -> str:
-        if self.kind == "shipped":
-            return self.name
         return f"{self.kind}:{self.name}" + (f"@{self.version}" if self.version else "")
 
 
@@ -53,23 +46,17 @@ def parse(text: str, *, default: Kind | None = None) -> Ref:
     Raises:
         ConfigError: E251, not a reference.
     """
-    if text == SHIPPED:
-        return Ref("shipped", SHIPPED)
     prefix, colon, rest = text.partition(":")
-    if colon and prefix in _GRAMMAR:
-        kind = prefix
-    elif default is not None:
+    kind = next((k for k in _GRAMMAR if colon and k == prefix), None)
+    if kind is None:
         kind, rest = default, text
-    else:
+    if kind is None:
         raise _unreadable(text)
     name_pattern, version_pattern = _GRAMMAR[kind]
-    if kind == "file":
-        match = re.fullmatch(f"(?P<name>{name_pattern})(?P<version>)", rest, re.DOTALL)
-    else:
-        match = re.fullmatch(f"(?P<name>{name_pattern})(?:@(?P<version>{version_pattern}))?", rest)
-    if match is None or (kind != "file" and ".." in match["name"].split("/")):
+    match = re.fullmatch(f"(?P<name>{name_pattern})(?:@(?P<version>{version_pattern}))?", rest)
+    if match is None:
         raise _unreadable(text)
-    return Ref(kind, match["name"], match["version"] or None)
+    return Ref(kind, match["name"], match["version"])
 
 
 def dataset_dir(project: Project, text: str) -> Path:
@@ -86,8 +73,9 @@ def dataset_dir(project: Project, text: str) -> Path:
             match = re.fullmatch(r"v(\d+)-[0-9a-f]+", child.name)
             if match and (child / "manifest.json").is_file():
                 found[int(match[1])] = child
-    number = max(found, default=0) if ref.version is None else int(ref.version[1:])
-    if ref.kind != "data" or number not in found:
+    wanted = ref.version or f"v{max(found, default=0)}"
+    number = int(wanted[1:]) if ref.kind == "data" else 0
+    if number not in found:
         raise ConfigError(
             252,
             f"There is no dataset `{text}`",
@@ -111,6 +99,6 @@ def _unreadable(text: str) -> ConfigError:
         251,
         "This is not a reference",
         received=text if len(text) <= 80 else text[:79] + "…",
-        expected="data:NAME@v3, run:12@best, model:NAME@v2, hf:ORG/NAME, file:PATH or metier/nano",
+        expected="data:NAME, data:NAME@v3, run:12 or run:12@best",
         fix="metier runs ls lists the runs; datasets/ holds the datasets",
     )

@@ -4,6 +4,7 @@
       recipe.yaml  recipe.resolved.yaml  recipe.lines.json  plan.json  environment.json  status.json  events.jsonl
       log.txt
       checkpoints/step-000200/  best.json  predictions/  report.{html,md,json}  README.md
+      evaluations/validation-step-000200/
 
 State machine:  created → running → done | stopped | failed;  stopped and failed may run again (resume).
 A run is *held* by the process that has the lock on run.lock; the operating system drops it when that process dies,
@@ -63,6 +64,11 @@ class Run:
     def predictions_dir(self) -> Path:
         """Predictions of the run and of the base, one JSONL per split and model."""
         return self.dir / "predictions"
+
+    @property
+    def evaluations_dir(self) -> Path:
+        """Evaluations of another split or checkpoint than the run's own report: `validation-step-000200/`."""
+        return self.dir / "evaluations"
 
     @property
     def log_file(self) -> Path:

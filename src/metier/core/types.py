@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "developer", "user", "assistant", "tool")
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 ProblemType = Literal["single_label", "multi_label", "regression"]
+PROBLEM_TYPES: tuple[ProblemType, ...] = ("single_label", "multi_label", "regression")
 
 
 # ───────────────────────────────────────────────────────────────────────────── messages
@@ -236,49 +237,3 @@ class Completion:
     def num_tokens(self) -> int:
         """How many tokens were produced, the stop token included."""
         return len(self.token_ids)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """One metric's verdict on one completion, with the reason where the metric gives one."""
-
-    value: float
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feedback:
-    """A rating (-1…1) or a correction tied to a request id."""
-
-    request_id: str
-    rating: float | None = None
-    correction: str | None = None
-
-
-# ───────────────────────────────────────────────────────────────────────────── protocols
-
-
-class Tokenizer(Protocol):
-    """What we use of a Hugging Face fast tokenizer."""
-
-    chat_template: str | None
-    bos_token_id: int | None
-    eos_token_id: int | None
-    pad_token_id: int | None
-
-    def __len__(self) -> int: ...
-    def __call__(self, text: str, **options: Any) -> Any:
-        """Return the encoding of a text."""
-        ...
-
-    def decode(self, token_ids: Sequence[int], **options: Any) -> str:
-        """Return the text of token ids."""
-        ...
-
-    def convert_tokens_to_ids(self, tokens: str) -> int:
-        """Return the id of one token."""
-        ...
-
-
-Evaluate = Callable[[Any], dict[str, float]]
-"""What `actions` hands to the training loop: `evaluate(policy) -> {metric: value}` (house.md, knot 1)."""

@@ -118,12 +118,6 @@ def collate(
     )
 
 
-def padding_share(lengths: Lengths, passes: Sequence[MicroBatch]) -> float:
-    """Return the share of computed positions that is padding: 1 − Σ length / Σ B·T."""
-    slots = sum(len(rows) * max(sum(int(lengths[i]) for i in row) for row in rows) for rows in passes)
-    return 1.0 - float(np.sum(lengths)) / slots if slots else 0.0
-
-
 # ───────────────────────────────────────────────────────────────────────────── inside
 
 

@@ -49,7 +49,7 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
         progress: told what is being done.
 
     Raises:
-        ConfigError: E210, E211 a step; E245–E248 the data section; E251, E252 `data.dataset`.
+        ConfigError: E210, E211 a step; E244–E248 the data section; E251, E252 `data.dataset`.
         DataError: E300–E309, E312 sources; E305 no examples; E310 too many bad rows; E320 one label; E321 a label
             that train lacks; E322 no train rows; E323 labels of different types; E340 an altered version.
         MachineError: E420–E422 the disk.
@@ -63,14 +63,14 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
     if found := find_made(project, recipe.name, inputs_digest):
         return found
     collected = collect(recipe, project, progress)
-    quarantine_file = project.private_dir / "quarantine" / recipe.name / f"{inputs_digest[:12]}.jsonl"
-    _settle(collected.quarantine, quarantine_file, recipe)
+    bad_rows_file = quarantine_file(recipe, project, inputs_digest)
+    _settle(collected.quarantine, bad_rows_file, recipe, project)
     pools, steps = prepare(recipe, collected, progress)
     previous = _previous(recipe, project)
     if progress:
         progress("looking for duplicates", 0, None)
     splits, split_facts = divide(recipe, pools, previous, collected.quarantine)
-    _settle(collected.quarantine, quarantine_file, recipe)
+    _settle(collected.quarantine, bad_rows_file, recipe, project)
     label_facts = judge_labels(splits, recipe)
     facts = {
         "task": recipe.objective.task,
@@ -79,7 +79,7 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
             "rows": len(collected.quarantine.rows),
             "share": collected.quarantine.share,
             "reasons": collected.quarantine.reasons(),
-            "file": quarantine_file.relative_to(project.root).as_posix() if collected.quarantine.rows else None,
+            "file": bad_rows_file.relative_to(project.root).as_posix() if collected.quarantine.rows else None,
         },
         "steps": steps,
         **split_facts,
@@ -257,11 +257,17 @@ def _previous(recipe: Recipe, project: Project) -> Previous | None:
 # ───────────────────────────────────────────────────────────────────────────── quarantine, code
 
 
-def _settle(quarantine: Quarantine, file: Path, recipe: Recipe) -> None:
+def quarantine_file(recipe: Recipe, project: Project, inputs_digest: str) -> Path:
+    """Return where a preparation from these inputs puts its bad rows, whether it is refused (E310) or not."""
+    return project.private_dir / "quarantine" / recipe.name / f"{inputs_digest[:12]}.jsonl"
+
+
+def _settle(quarantine: Quarantine, file: Path, recipe: Recipe, project: Project) -> None:
     """Write the bad rows, then judge their share: a refused preparation can still be looked into."""
     if quarantine.rows:
         quarantine.write(file)
-    quarantine.check(recipe.data.max_quarantine, [source.path for source in recipe.data.sources])
+    sources = [source.path for source in recipe.data.sources]
+    quarantine.check(recipe.data.max_quarantine, sources, file=file.relative_to(project.root).as_posix())
 
 
 def _refuse(example: Example, quarantine: Quarantine) -> None:
@@ -276,4 +282,4 @@ def _code_digest() -> str:
     return digest_bytes(b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py"))))
 
 
-__all__ = ["Dataset", "build", "divide", "inputs", "judge_labels", "prepare"]
+__all__ = ["Dataset", "build", "divide", "inputs", "judge_labels", "prepare", "quarantine_file"]

@@ -1,18 +1,13 @@
-"""Look at what the model will see: tokens coloured by their loss mask, and the shape of the lengths.
+"""Look at what the model will see: tokens coloured by their loss mask.
 
-Text of rows is shown as text: control characters are made visible, so that a row can neither drive a terminal nor a
-browser.
+Text of rows is shown as text: control characters are made visible, so that a row cannot drive a terminal.
 """
 
 from __future__ import annotations
 
-import html
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 if TYPE_CHECKING:
     from metier.data.encoded import Encoded
@@ -27,15 +22,6 @@ class Piece(NamedTuple):
     text: str
     supervised: bool
     special: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One bar of a histogram: lengths low ≤ length < high."""
-
-    low: int
-    high: int
-    count: int
 
 
 def pieces(encoded: Encoded, encoder: Encoder) -> list[Piece]:
@@ -72,17 +58,6 @@ def terminal(shown: Sequence[Piece], *, color: bool = True) -> str:
     return "".join(parts)
 
 
-def spans(shown: Sequence[Piece]) -> str:
-    """Return pieces as escaped HTML: one `<span class="token supervised special">` per token."""
-    parts = []
-    for piece in shown:
-        names = " ".join(
-            name for name, on in (("token", True), ("supervised", piece.supervised), ("special", piece.special)) if on
-        )
-        parts.append(f'<span class="{names}">{html.escape(visible(piece.text))}</span>')
-    return "".join(parts)
-
-
 def visible(text: str) -> str:
     """Return text with control and direction characters made visible; a line feed is kept behind a `⏎`."""
     return "".join(
@@ -93,17 +68,3 @@ def visible(text: str) -> str:
         else f"\\x{ord(c):02x}"
         for c in text
     )
-
-
-def histogram(
-    lengths: Sequence[int] | np.ndarray[tuple[int, ...], np.dtype[np.integer]], *, bars: int = 20
-) -> list[Bar]:
-    """Return the histogram of lengths in at most `bars` equal bars of whole tokens; empty for no lengths."""
-    values = np.asarray(lengths, dtype=np.int64)
-    if not values.size:
-        return []
-    low, high = int(values.min()), int(values.max()) + 1
-    width = max(-(-(high - low) // bars), 1)
-    edges = np.arange(low, high + width, width)
-    counts, _ = np.histogram(values, bins=edges)
-    return [Bar(int(a), int(b), int(c)) for a, b, c in zip(edges[:-1], edges[1:], counts, strict=True)]

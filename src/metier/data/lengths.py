@@ -37,6 +37,20 @@ class LengthReport:
         """Supervised share of the kept tokens, 0…1."""
         return self.supervised / self.tokens if self.tokens else 0.0
 
+    def note(self, split: str, limit: str) -> str:
+        """Return in one line which rows of a split were cut or dropped; empty where none was.
+
+        Args:
+            limit: what they were cut at, such as `training.max_length=512`.
+        """
+        parts = []
+        if self.cut_rows:
+            parts.append(f"{_counted(self.cut_rows, 'cut')} at {limit}: {_listed(self.cut_places, self.cut_rows)}")
+        if self.dropped_rows:
+            where = _listed(self.dropped_places, self.dropped_rows)
+            parts.append(f"{_counted(self.dropped_rows, 'dropped')} for want of a trained token at {limit}: {where}")
+        return f"{split}: {'; '.join(parts)}" if parts else ""
+
 
 class Lengths:
     """The counter behind `Encoder.report`."""
@@ -84,6 +98,15 @@ def percentiles(lengths: Sequence[int]) -> dict[int, int]:
         return {}
     values = np.percentile(np.asarray(lengths), PERCENTILES, method="higher")
     return {p: int(v) for p, v in zip(PERCENTILES, values, strict=True)}
+
+
+def _counted(rows: int, what: str) -> str:
+    return f"{rows:,} row{'s' if rows > 1 else ''} {what}"
+
+
+def _listed(places: Sequence[str], rows: int) -> str:
+    more = f" and {rows - len(places):,} more" if rows > len(places) else ""
+    return ", ".join(places) + more
 
 
 def _remember(places: list[str], place: str) -> None:

@@ -54,8 +54,11 @@ class Quarantine:
             write_bytes(file, "".join(lines).encode("utf-8"))
             file.chmod(0o600)
 
-    def check(self, max_share: float, sources: Sequence[str]) -> None:
+    def check(self, max_share: float, sources: Sequence[str], *, file: str) -> None:
         """Refuse to go on when too many rows are bad.
+
+        Args:
+            file: where they were written, as the error names it.
 
         Raises:
             DataError: E310, with the most frequent reason and its first place.
@@ -71,8 +74,20 @@ class Quarantine:
             place=entry["first"],
             received=", ".join(f"{name} {e['count']:,}" for name, e in self.reasons().items()),
             expected=f"readable rows in {', '.join(sources)}",
-            fix="metier data check --show E310",
+            fix=f"metier data check --show E310 lists them; the rows themselves are in {file}",
         )
+
+
+def listing(file: Path) -> list[tuple[str, str]]:
+    """Return (reason, `place reason field`) of every row in a quarantine file, in its order; never what a row holds.
+
+    Empty where the file was deleted: it is the user's to delete, and the manifest still has the counts.
+    """
+    if not file.is_file():
+        return []
+    with file.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [(r["reason"], " ".join(filter(None, (r["place"], r["reason"], r["field"])))) for r in rows]
 
 
 def _entry(row: BadRow) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any
 
 from metier.core.errors import ConfigError, DataError, RowError
 from metier.core.project import Project
-from metier.core.recipe import Recipe, Source
-from metier.core.types import Example, Labelled, identify
+from metier.core.recipe import Data, Recipe, Source
+from metier.core.types import PROBLEM_TYPES, Example, Labelled, identify
 from metier.data import formats, prompt
 from metier.data.quarantine import Quarantine
 from metier.data.rows import BadRow, Row
@@ -60,10 +60,10 @@ def collect(recipe: Recipe, project: Project, progress: Progress | None = None) 
 
 
 def check_sources(recipe: Recipe) -> None:
-    """Refuse a recipe that names no rows, or names them twice.
+    """Refuse a recipe that names no rows, or names them twice, or prepares a version that is made already.
 
     Raises:
-        ConfigError: E246.
+        ConfigError: E246; E244, an option of the preparation beside `data.dataset`.
     """
     if bool(recipe.data.sources) == bool(recipe.data.dataset):
         given = "both data.sources and data.dataset" if recipe.data.dataset else "neither data.sources nor data.dataset"
@@ -74,6 +74,26 @@ def check_sources(recipe: Recipe) -> None:
             expected="one of them",
             fix="data: {sources: [{path: data/train.jsonl}]}",
         )
+    if recipe.data.dataset and (unread := _preparing(recipe)):
+        raise ConfigError(
+            244,
+            f"`{unread}` has no use beside data.dataset: the rows of a version were prepared when it was made",
+            place=recipe.place(unread),
+            received=recipe.data.dataset,
+            fix=f"remove `{unread}`, or name data.sources instead of data.dataset",
+        )
+
+
+def _preparing(recipe: Recipe) -> str | None:
+    """Return the first key that only a preparation would read and that is not at its default, None where none is."""
+    default = Data()
+    if recipe.data.steps:
+        return "data.steps"
+    if recipe.data.max_quarantine != default.max_quarantine:
+        return "data.max_quarantine"
+    leaves = type(default.split).model_fields
+    changed = (leaf for leaf in leaves if getattr(recipe.data.split, leaf) != getattr(default.split, leaf))
+    return next((f"data.split.{leaf}" for leaf in changed), None)
 
 
 def source_path(source: Source, project: Project) -> Path:
@@ -199,7 +219,7 @@ class _Reader:
 def problem_type_option(recipe: Recipe) -> str | None:
     """Return the `problem_type` that the method asks for, or None when the labels are to say."""
     wanted = recipe.method.options.get("problem_type")
-    return wanted if wanted in ("single_label", "multi_label", "regression") else None
+    return wanted if wanted in PROBLEM_TYPES else None
 
 
 def _typed(example: Labelled, problem_type: str | None) -> Labelled:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from metier.core.errors import ConfigError, DataError
 
 
-def no_template() -> ConfigError:
+def no_template(place: str) -> ConfigError:
     """Return E240."""
     return ConfigError(
         240,
         "The base model has no chat template, and conversations need one",
+        place=place,
         fix="model.chat_template=plain  (or `chatml`, or a Jinja file)",
     )
 
@@ -60,11 +61,12 @@ def too_long(length: int, max_length: int, place: str) -> DataError:
     )
 
 
-def nothing_supervised(seen: int, longest: int, max_length: int) -> DataError:
+def nothing_supervised(seen: int, longest: int, max_length: int, place: str) -> DataError:
     """Return E354."""
     return DataError(
         354,
         f"Not one supervised token is left in {seen} examples: max_length is shorter than every answer's beginning",
+        place=place,
         received=f"max_length={max_length}, longest example {longest} tokens",
         fix=f"training.max_length={max(longest, max_length + 1)}, or training.truncation=left",
     )

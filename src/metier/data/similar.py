@@ -127,11 +127,6 @@ def liken(texts: Iterable[str], threshold: float, seed: int = 0) -> Likeness:
     return Likeness(text_N, _verified(candidates_X2, signatures_UP, distinct, threshold))
 
 
-def groups(texts: Sequence[str], threshold: float, seed: int = 0) -> NDArray[np.int64]:
-    """Return a group number per text; duplicates and chains of near duplicates share one."""
-    return liken(texts, threshold, seed).groups()
-
-
 # ───────────────────────────────────────────────────────────────────────────── the steps of `liken`
 
 

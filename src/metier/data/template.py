@@ -9,7 +9,7 @@ across the boundary. What is supervised is decoded again and compared with the r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -46,6 +46,7 @@ class Encoder:
         chat_template: `chatml`, `plain`, Jinja source, or None for the tokenizer's own.
         labels: label names in their frozen order.
         assistant_only_loss: loss on the replies only; False: on every token.
+        place: says where a key of the recipe stands (Recipe.place), for errors about the recipe; it decides no token.
 
     Raises:
         ConfigError: E241 a template that cannot be used, E242 a tokenizer without a fast implementation.
@@ -61,6 +62,7 @@ class Encoder:
         chat_template: str | None = None,
         labels: tuple[str, ...] = (),
         assistant_only_loss: bool = True,
+        place: Callable[[str], str] = lambda key: "",
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -70,6 +72,7 @@ class Encoder:
         self.row_prompt = prompt or Prompt()
         self.notes: Counter[str] = Counter()
         """What had to be done to rows, in words, with how often."""
+        self._place = place
         self._fast = FastTokenizer(tokenizer)
         self._lengths = Lengths()
         self.dialect = choose(self._fast, tokenizer, chat_template)
@@ -234,7 +237,8 @@ class Encoder:
                 kept += 1
                 yield encoded
         if seen and not kept:
-            raise refusals.nothing_supervised(seen, self.report.longest, self.max_length)
+            place = self._place("training.max_length")
+            raise refusals.nothing_supervised(seen, self.report.longest, self.max_length, place)
 
     @property
     def report(self) -> LengthReport:
@@ -266,7 +270,7 @@ class Encoder:
 
     def _need_planner(self) -> Planner:
         if self._planner is None:
-            raise refusals.no_template()
+            raise refusals.no_template(self._place("model.chat_template"))
         return self._planner
 
     def _encode_batch(self, batch: Sequence[Example], head: bool) -> Iterator[Encoded]:

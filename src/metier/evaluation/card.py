@@ -54,7 +54,6 @@ def front_matter(report: Report, *, form: Form = "run") -> dict[str, Any]:
         "base_model_relation": "adapter" if adapter else "finetune",
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-classification" if _has_head(report) else "text-generation",
-        "language": _languages(report),
         "datasets": _datasets(report),
         "metrics": list(dict.fromkeys(f.metric.partition(":")[0] for f in view.metrics(report))),
         "tags": ["metier", label(report.training.method, 40)],
@@ -109,15 +108,6 @@ def _datasets(report: Report) -> list[str]:
 
 def _dataset_name(report: Report) -> str:
     return label(report.data.dataset.removeprefix("data:").partition("@")[0], 90)
-
-
-def _languages(report: Report) -> list[str]:
-    stated = [value for part in (*report.data.sources, report.base_model) for value in _listed(part.get("language"))]
-    return [language for language in dict.fromkeys(stated) if re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*", language)]
-
-
-def _listed(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(item) for item in value or ()]
 
 
 # ───────────────────────────────────────────────────────────────────────────── how it is used

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from metier.core.errors import DataError
-from metier.core.types import Conversation, Example, Labelled, ProblemType, Text
+from metier.core.errors import ConfigError, DataError
+from metier.core.types import Example, ProblemType, kind_of
 from metier.evaluation.protocols import PolicyLike, Progress, silent
 from metier.evaluation.result import DataSummary, TrainingSummary
-from metier.metrics import Metric, metric, metrics_for
+from metier.metrics import ANSWERS, Metric, applicable, metric, metrics_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +20,6 @@ class EvaluationInput:
     """Everything `suite.evaluate` needs. The test split decides nothing here: choices are made on validation."""
 
     policy: PolicyLike
-    base_policy: PolicyLike | None = None
-    """The untouched base as a policy of its own; None: the policy with its adapter off."""
     train: Sequence[Example]
     validation: Sequence[Example]
     test: Sequence[Example]
@@ -73,24 +71,84 @@ def situation(given: EvaluationInput) -> str:
             f"The split `{given.split}` has no rows to evaluate on",
             fix="data.split.test=0.1, or a source with split: test",
         )
-    kinds = {type(example) for example in given.test}
-    if kinds == {Labelled}:
-        if given.policy.head is not None:
-            return given.problem_type or "single_label"
-        if given.task == "classify" and given.problem_type == "single_label":
-            return "single_label"
-        return "extract" if given.task == "classify" else given.task
-    if kinds == {Text}:
-        return "continue"
-    if kinds == {Conversation}:
-        return "extract" if given.task == "classify" else given.task
+    kinds = {kind_of(example) for example in given.test}
+    found = situation_of(kinds, head=given.policy.head is not None, problem_type=given.problem_type, task=given.task)
+    if found is not None:
+        return found
     raise DataError(
         361,
         "Rows of this kind have no single right answer to measure against",
-        received=", ".join(sorted(k.__name__.lower() for k in kinds)),
+        received=", ".join(sorted(kinds)),
         expected="labelled rows, conversations or texts, one kind per split",
         fix="a source of such rows with split: test",
     )
+
+
+def situation_of(kinds: Collection[str], *, head: bool, problem_type: ProblemType | None, task: str) -> str | None:
+    """Return what kind of answers rows of these kinds get, None where there is no single right one.
+
+    Args:
+        kinds: kinds of examples (core.types.kind_of).
+        head: whether the policy answers with a task head.
+    """
+    if set(kinds) == {"labelled"} and head:
+        return problem_type or "single_label"
+    if set(kinds) == {"labelled"} and task == "classify" and problem_type == "single_label":
+        return "single_label"
+    if set(kinds) == {"text"}:
+        return "continue"
+    if set(kinds) in ({"labelled"}, {"conversation"}):
+        return "extract" if task == "classify" else task
+    return None
+
+
+def check_metrics(
+    situations: Sequence[str],
+    metrics: tuple[str, ...] | Literal["auto"],
+    targets: Mapping[str, str],
+    *,
+    place: Callable[[str], str],
+) -> None:
+    """Refuse a metric or a target that can have no figure in any of these situations, before hours of training.
+
+    Args:
+        place: says where a key of the recipe stands (Recipe.place).
+
+    Raises:
+        ConfigError: E210, E211 no such metric or option; E276, it has no figure here.
+    """
+    asked = [] if metrics == "auto" else [(spec, f"evaluation.metrics.{i}") for i, spec in enumerate(metrics)]
+    asked += [(_metric_of(target), f"objective.targets.{target}") for target in targets]
+    able = applicable(situations)
+    for spec, key in asked:
+        found = metric(spec, place=place(key))
+        if spec.partition(":")[0] not in able:
+            raise ConfigError(
+                276,
+                f"`{spec}` can have no figure here: it is measured on {_either(found.module.answers)}",
+                place=place(key),
+                received=f"a recipe whose answers are {_either(kind for what in situations for kind in ANSWERS[what])}",
+                expected=", ".join(able),
+                fix="name one of these, or change method.kind",
+            )
+
+
+def _either(kinds: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(_SAID[kind] for kind in kinds))
+
+
+_SAID = {
+    "label": "a label",
+    "labels": "several labels",
+    "number": "a number",
+    "text": "a written text",
+    "likelihood": "the likelihood of a text",
+}
+
+
+def _metric_of(target: str) -> str:
+    """`gain_over_base.accuracy` → `accuracy`."""
+    return target.removeprefix("gain_over_base.").removeprefix("gain_over_floor.")
 
 
 def chosen_metrics(
@@ -110,7 +168,7 @@ def chosen_metrics(
         found = [metric(spec, place=place) for spec in metrics]
     known = {m.name for m in found}
     for target in targets:
-        spec = target.removeprefix("gain_over_base.").removeprefix("gain_over_floor.")
+        spec = _metric_of(target)
         if spec not in known:
             known.add(spec)
             found.append(metric(spec, place=place))
@@ -119,9 +177,6 @@ def chosen_metrics(
 
 @contextmanager
 def untouched_base(given: EvaluationInput) -> Iterator[PolicyLike]:
-    """Yield the base as it was before this run: a policy of its own, or the run's with its adapter off."""
-    if given.base_policy is not None:
-        yield given.base_policy
-        return
+    """Yield the base as it was before this run: the policy with its adapter off."""
     with given.policy.reference():
         yield given.policy

@@ -50,6 +50,8 @@ def predict_head(
     logits_NK = forward_rows(policy, encodeds, policy.head_logits, progress=progress)
     if problem_type == "regression":
         logits_NK = logits_NK * policy.head.spec.target_scale + policy.head.spec.target_mean
+    else:
+        logits_NK = logits_NK / policy.head.temperature
     found = from_logits(examples, logits_NK, labels=labels, problem_type=problem_type)
     return [replace(p, cut_tokens=e.cut_tokens) for p, e in zip(found, encodeds, strict=True)]
 

@@ -17,7 +17,7 @@ from metier.core.page import MISSING, duration, interval, number, size
 from metier.core.project import write_text
 from metier.evaluation import chart, curve, view
 from metier.evaluation.drawing import Chart
-from metier.evaluation.result import Report, TrainingSummary
+from metier.evaluation.result import DataSummary, Report, TrainingSummary
 
 PACKAGE = "metier.evaluation"
 MAX_BYTES = 2_000_000
@@ -90,6 +90,9 @@ def _charts(report: Report) -> dict[str, Any]:
 
 
 def _context(report: Report, limits: view.Limits) -> dict[str, Any]:
+    reload = report.parity.get("reload", {})
+    judged = "passed" in reload
+    certificates = {name: value for name, value in report.parity.items() if not (judged and name == "reload")}
     return {
         "report": report,
         "view": view,
@@ -104,7 +107,8 @@ def _context(report: Report, limits: view.Limits) -> dict[str, Any]:
         "calibration_unit": view.unit_of(report, "ece"),
         **_data_context(report),
         **_training_context(report),
-        "parity_rows": page.flat(report.parity)[: limits.rows],
+        "reload": reload if judged else None,
+        "parity_rows": page.flat(certificates)[: limits.rows],
         "reproduce_rows": [(name.replace("_", " "), value) for name, value in report.reproduce.items()][: limits.rows],
         "base_rows": page.flat(report.base_model)[: limits.rows],
     }
@@ -113,8 +117,6 @@ def _context(report: Report, limits: view.Limits) -> dict[str, Any]:
 def _data_context(report: Report) -> dict[str, Any]:
     data = report.data
     leaks = {kind: n for kind, n in data.leaks.items() if n}
-    free = {f.metric: f for f in data.leak_free_figures}
-    run = view.run_of(report)
     counts = sorted(data.labels.values())
     return {
         "split_rows": " · ".join(f"{split} {rows:,}" for split, rows in data.rows.items()) or MISSING,
@@ -125,14 +127,13 @@ def _data_context(report: Report) -> dict[str, Any]:
             for s in data.steps
         ],
         "quarantine_rows": [(reason, f"{n:,}") for reason, n in data.quarantine_reasons.items()],
+        "length_sentence": _length_sentence(data),
         "leaks": leaks,
         "leak_sentence": f"Of the {report.split} rows, "
         + " and ".join(f"{n:,} {'have' if n > 1 else 'has'} {_article(kind)} twin" for kind, n in leaks.items())
-        + " in the training rows. They can flatter the figures, so both are shown.",
-        "leak_rows": [
-            (f.label, number(_value(view.figure(run, m)), f.unit), _with_interval(f), f"{f.n:,}")
-            for m, f in free.items()
-        ],
+        + " in the training rows. They can flatter the figures"
+        + (", so both are shown." if data.leak_free_figures else "."),
+        **_leak_table(report),
         "label_sentence": f"{len(counts):,} labels; the rarest has {counts[0]:,} training rows, "
         f"the most frequent {counts[-1]:,}."
         if counts
@@ -140,17 +141,50 @@ def _data_context(report: Report) -> dict[str, Any]:
     }
 
 
+def _leak_table(report: Report) -> dict[str, Any]:
+    """Return the figures of run, base and floors on all rows and, after the arrow, on those without a twin in train."""
+    run = view.run_of(report)
+    free = {run.name: report.data.leak_free_figures} if run and report.data.leak_free_figures else {}
+    free |= report.data.leak_free_others
+    shown = [(s, {f.metric: f for f in free[s.name]}) for s in report.systems if s.name in free]
+    rows = []
+    for figure in report.data.leak_free_figures:
+        whole = view.figure(run, figure.metric)
+        cells = []
+        for system, without in shown:
+            before, after = view.figure(system, figure.metric), without.get(figure.metric)
+            text = _with_interval(after) if system is run else number(_value(after), figure.unit)
+            cells.append(f"{number(_value(before), figure.unit)} → {text}" if after else MISSING)
+        rows.append((figure.label, *cells, f"{whole.n if whole else 0:,} → {figure.n:,}"))
+    return {"leak_header": ("Figure", *(system.label for system, _ in shown), "Rows"), "leak_rows": rows}
+
+
+def _length_sentence(data: DataSummary) -> str:
+    """Say how many rows were seen in part or not at all; empty where all were seen whole."""
+
+    def said(rows: dict[str, int]) -> str:
+        return " and ".join(f"{n:,} {split} {'rows' if n > 1 else 'row'}" for split, n in rows.items() if n)
+
+    cut, dropped = said(data.cut_rows), said(data.dropped_rows)
+    parts = [f"Cut at training.max_length: {cut}."] if cut else []
+    parts += [f"Left out, since nothing of them is trained on within it: {dropped}."] if dropped else []
+    return " ".join([*parts, "The notes in events.jsonl name the first of them."]) if parts else ""
+
+
 def _training_context(report: Report) -> dict[str, Any]:
     t = report.training
     share = t.trainable_parameters / t.total_parameters if t.total_parameters else None
-    supervised = t.supervised_tokens / t.tokens if t.tokens else None
+    # A task head is trained by the label of each row: none of its tokens is.
+    supervised = (
+        f", {number(t.supervised_tokens / t.tokens, 'share')} of them supervised" if t.supervised_tokens else ""
+    )
     facts = [
         ("Method and adapter", f"{t.method}, {t.adapter}"),
         ("Parameters trained", f"{t.trainable_parameters:,} of {t.total_parameters:,} ({number(share, 'share')})"),
         ("Steps taken", _steps(t)),
         ("Checkpoint measured", _checkpoint(t)),
         ("Examples", f"{t.examples:,}"),
-        ("Tokens", f"{t.tokens:,}, {number(supervised, 'share')} of them supervised"),
+        ("Tokens", f"{t.tokens:,}{supervised}"),
         ("Padding", f"{number(t.padding, 'share')} of the computed positions"),
         ("Time", f"{duration(t.seconds)}, {number(t.tokens_per_second)} tokens per second"),
         ("Peak memory", size(t.peak_memory_bytes)),
@@ -174,7 +208,8 @@ def _steps(t: TrainingSummary) -> str:
 def _checkpoint(t: TrainingSummary) -> str:
     """Return which checkpoint the figures are of, and what chose it."""
     why = {"": "", "last step": ", the last one", "request": ", asked for by this evaluation"}
-    return f"step {t.best_step:,}{why.get(t.chosen_by, f', chosen by the {t.chosen_by} on validation')}"
+    sure = f"; confidences at temperature {t.temperature:.2f}, fitted on validation" if t.temperature != 1 else ""
+    return f"step {t.best_step:,}{why.get(t.chosen_by, f', chosen by the {t.chosen_by} on validation')}{sure}"
 
 
 def _estimate(key: str, planned: float | None, actual: float | None) -> tuple[str, str, str, str]:

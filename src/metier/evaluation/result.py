@@ -140,8 +140,15 @@ class DataSummary(Part):
     rows: dict[str, int] = Field(description="split → rows")
     quarantined: int = 0
     quarantine_reasons: dict[str, int] = {}
-    leaks: dict[str, int] = Field({}, description="`exact`, `near`: test rows with a twin in train.")
+    cut_rows: dict[str, int] = Field({}, description="split → rows that lost tokens to training.max_length")
+    dropped_rows: dict[str, int] = Field(
+        {}, description="split → rows that were left out: over max_length, or without a trained token"
+    )
+    leaks: dict[str, int] = Field({}, description="`exact`, `near`: measured rows with a twin in train.")
     leak_free_figures: list[Figure] = Field([], description="The run on the test rows that have no twin in train.")
+    leak_free_others: dict[str, list[Figure]] = Field(
+        {}, description="The same of the untouched base and of each floor, by the name of the system."
+    )
     steps: list[dict[str, Any]] = Field([], description="name, rows_in, rows_out, note per preparation step")
     sources: list[dict[str, Any]] = Field([], description="path, format, split, rows, license, basis per source")
     labels: dict[str, int] = Field({}, description="label → train rows")
@@ -169,6 +176,10 @@ class TrainingSummary(Part):
         "",
         description="What chose it: a figure on validation such as `loss`, `last step` where nothing was validated, or "
         "`request`: the evaluation asked for it.",
+    )
+    temperature: float = Field(
+        1.0,
+        description="What a task head's outputs are divided by before they become confidences; fitted on validation.",
     )
     stopped_early: bool = Field(description="Whether validation ended the run before its planned steps.")
     overfitting: str = Field(description="A verdict in words: `none`, or where validation turned and by how much.")
@@ -210,3 +221,4 @@ class Report(Part):
     reproduce: dict[str, str] = Field({}, description="commands and digests")
     base_model: dict[str, Any] = Field({}, description="name, digest, license, parameters")
     limits: list[str] = Field([], description="What this evaluation cannot say, one sentence each.")
+    warnings: list[str] = Field([], description="Those of the limits that are shown beside the verdict too.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from metier.core.page import number
 from metier.core.project import now
 from metier.evaluation import detail, examples, forgetting, slices
 from metier.evaluation.compare import Resampler, difference, figure, measure
@@ -48,6 +49,7 @@ def evaluate(given: EvaluationInput) -> Report:
     )
     forgotten, forgetting_note = _forgetting(given, base)
     labelled = what in ("single_label", "multi_label")
+    warnings = [*_unfinished(given, asked), *_not_reloaded(given)]
     return Report(
         metier_version=_version(),
         created=given.created or now(),
@@ -75,7 +77,8 @@ def evaluate(given: EvaluationInput) -> Report:
         parity=dict(given.parity),
         reproduce=dict(given.reproduce),
         base_model=dict(given.base_model),
-        limits=[*limits, *slice_limits, *_limits(given, run)],
+        limits=[*warnings, *limits, *slice_limits, *_limits(given, run)],
+        warnings=warnings,
     )
 
 
@@ -190,14 +193,46 @@ def _forgetting(given: EvaluationInput, base: Asked | None) -> tuple[list[Differ
 
 
 def _data(given: EvaluationInput, table: _Table) -> DataSummary:
-    """Add the run's figures on the rows that have no twin in train."""
+    """Add the figures of the run, its base and the floors on the rows that have no twin in train."""
     run = table.asked[0]
-    kept = [p for p in run.predictions if p.id not in given.leaking_ids]
+    kept = [k for k, p in enumerate(run.predictions) if p.id not in given.leaking_ids]
     if len(kept) == len(run.predictions) or not kept:
         return given.data
     resampler = _resampler(given, len(kept))
-    figures = [figure(measure(m, kept), resampler) for m in table.metrics]
-    return given.data.model_copy(update={"leak_free_figures": [f for f in figures if f.value is not None]})
+
+    def without_twins(system: Asked) -> list[Figure]:
+        rows = [system.predictions[k] for k in kept]
+        found = [figure(measure(m, rows), resampler, note=system.note) for m in table.metrics]
+        return [f for f in found if f.value is not None]
+
+    others = {s.name: without_twins(s) for s in table.asked if s.role in ("base", "floor")}
+    return given.data.model_copy(update={"leak_free_figures": without_twins(run), "leak_free_others": others})
+
+
+def _unfinished(given: EvaluationInput, asked: Sequence[Asked]) -> list[str]:
+    """Say so where most of the run's answers ran into the length limit, whatever metrics were asked for (pitfall 2)."""
+    written = [p for system in asked if system.role == "run" for p in system.predictions if p.finish]
+    cut = [p for p in written if p.finish == "length"]
+    if 2 * len(cut) <= len(written):
+        return []
+    return [
+        f"{number(len(cut) / len(written), 'share')} of {len(written):,} written answers did not end by themselves: "
+        f"either the run did not learn its end-of-turn token, or evaluation.max_new_tokens={given.max_new_tokens}, "
+        "where they were cut, is too small."
+    ]
+
+
+def _not_reloaded(given: EvaluationInput) -> list[str]:
+    """Say so where the checkpoint on disk does not give the loss that training wrote down for it (pitfall 9)."""
+    reload = given.parity.get("reload", {})
+    if reload.get("passed", True):
+        return []
+    return [
+        f"The checkpoint {reload['checkpoint']}, loaded from disk, has a validation loss of "
+        f"{reload['reloaded_loss']:.4g} where training saw {reload['recorded_loss']:.4g}; at most "
+        f"{reload['tolerance']:.2g} apart is allowed. Every figure here is of the model on disk, which is not the one "
+        "that was trained: do not use it before this is understood."
+    ]
 
 
 def _limits(given: EvaluationInput, run: Asked) -> list[str]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from metier.core.catalog import catalog
 from metier.core.page import label, number, shorten, visible
@@ -197,6 +198,15 @@ def target_name(report: Report, target: TargetResult) -> str:
 def name_of(report: Report, system: str) -> str:
     """Return the shown name of a system."""
     return next((s.label for s in report.systems if s.name == system), system.replace("_", " "))
+
+
+def reloaded(reload: Mapping[str, Any]) -> str:
+    """Return in words how near the checkpoint's loss, computed from disk, came to the one that training recorded."""
+    return (
+        f"the validation loss of {reload['checkpoint']}, computed from what is on disk, is "
+        f"{number(reload['reloaded_loss'])}, and {number(reload['recorded_loss'])} was recorded when it was saved. "
+        f"They differ by {number(reload['largest_difference'])}; {number(reload['tolerance'])} is allowed."
+    )
 
 
 def explanations(report: Report) -> list[tuple[str, str]]:

@@ -6,15 +6,19 @@ Left out: reading consent records from elsewhere, and withdrawal, which starts a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 from metier.core.errors import ConfigError, PermissionDenied
+from metier.core.project import Project
 from metier.core.recipe import Permission, Recipe, Source
+from metier.data.versions import Dataset
 
 Gate = Literal["required", "optional"]
 GATES = ("parity", "permission")
+STATEMENTS = ("license", "basis", "purpose", "personal_data")
+"""What the gate asks of every source."""
 
 
 def gate(name: str, recipe: Recipe, settings: dict[str, Any]) -> Gate:
@@ -41,8 +45,38 @@ def gate(name: str, recipe: Recipe, settings: dict[str, Any]) -> Gate:
     return "required" if "required" in (wanted, minimum.get(name)) else "optional"
 
 
-def check(recipe: Recipe, settings: dict[str, Any], *, purpose: str = "training", today: date | None = None) -> None:
+def permitted(recipe: Recipe, project: Project) -> None:
+    """Refuse a recipe whose rows may not be trained on: those of its sources, or of the dataset version it names.
+
+    A version was made from sources of its own, and its manifest holds what was stated of them.
+
+    Raises:
+        PermissionDenied: E601–E605, as `check`.
+        ConfigError: E251, E252, `data.dataset` names no version; E266, E267.
+        DataError: E340, that version was altered.
+    """
+    if not recipe.data.dataset:
+        check(recipe, project.settings)
+        return
+    version = Dataset.find(project, recipe.data.dataset)
+    place = recipe.place("data.dataset")
+    recorded = [(_recorded(source), place) for source in version.manifest["sources"]]
+    check(recipe, project.settings, sources=recorded)
+
+
+def check(
+    recipe: Recipe,
+    settings: dict[str, Any],
+    *,
+    sources: Sequence[tuple[Source, str]] | None = None,
+    purpose: str = "training",
+    today: date | None = None,
+) -> None:
     """Refuse a recipe with a source that may not be used.
+
+    Args:
+        settings: the project's metier.yaml.
+        sources: what is judged, each with the place that errors name; None: the recipe's own.
 
     Raises:
         PermissionDenied: E601 nothing stated though it is required, E602 the purpose is not among those stated, E603
@@ -50,32 +84,47 @@ def check(recipe: Recipe, settings: dict[str, Any], *, purpose: str = "training"
     """
     required = gate("permission", recipe, settings) == "required"
     day = today or datetime.now(UTC).date()
-    for index, source in enumerate(recipe.data.sources):
-        place = recipe.place(f"data.sources.{index}.permission")
-        if source.permission is None or not _complete(source.permission):
-            if required:
-                raise _unstated(source, place)
-            if source.permission is None:
-                continue
-        _enforce(source, source.permission, purpose, day, place)
+    for source, place in _own(recipe) if sources is None else sources:
+        if required and (missing := unstated(source.permission)):
+            raise _unstated(source, missing, place)
+        if source.permission is not None:
+            _enforce(source, source.permission, purpose, day, place)
 
 
-def _complete(permission: Permission) -> bool:
-    return bool(permission.license and permission.basis and permission.purpose and permission.personal_data is not None)
+def unstated(permission: Permission | None) -> list[str]:
+    """Return what a source would have to state where the permission gate is required, and does not."""
+    return [name for name in STATEMENTS if permission is None or getattr(permission, name) in (None, "", ())]
 
 
-def _unstated(source: Source, place: str) -> PermissionDenied:
-    found = source.permission
-    missing = [
-        name
-        for name in ("license", "basis", "purpose", "personal_data")
-        if found is None or getattr(found, name) in (None, ())
-    ]
+def marks(sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a mark per source of a dataset version's manifest: ✔ where all that a gate asks for is stated, else ✘."""
+    found = []
+    for source in map(_recorded, sources):
+        missing = unstated(source.permission)
+        lack = f" (not stated: {', '.join(name.replace('_', ' ') for name in missing)})" if missing else ""
+        personal = " (personal data)" if source.permission is not None and source.permission.personal_data else ""
+        found.append(f"{'✘' if missing else '✔'} {source.path}{lack}{personal}")
+    return found
+
+
+def _own(recipe: Recipe) -> list[tuple[Source, str]]:
+    """The recipe's sources, each with the line of its permission, or its own where it has none."""
+    keys = [f"data.sources.{i}" + (".permission" if s.permission else "") for i, s in enumerate(recipe.data.sources)]
+    return [(source, recipe.place(key)) for source, key in zip(recipe.data.sources, keys, strict=True)]
+
+
+def _recorded(source: Mapping[str, Any]) -> Source:
+    """A source as a dataset version's manifest holds it, as far as permission goes."""
+    return Source.model_validate({name: source[name] for name in ("path", "split", "permission")})
+
+
+def _unstated(source: Source, missing: Sequence[str], place: str) -> PermissionDenied:
     return PermissionDenied(
         601,
         f"Source `{source.path}` does not state its {_listed(missing)}, and gates.permission is required",
         place=place,
-        fix="permission: {license: …, basis: …, purpose: [training], personal_data: true|false}",
+        fix="permission: {license: …, basis: …, purpose: [training], personal_data: true|false} beside the source's "
+        "path (for data.dataset: in the recipe that makes it, then metier data prepare)",
     )
 
 

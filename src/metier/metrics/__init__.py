@@ -6,7 +6,7 @@ sums into the value. A mean, a ratio (bits per byte), macro F1 (counts per class
 
 A plug-in file holds `summary`, `label`, `Options`, `higher_is_better`, `range`, `unit`, `tasks` (the situations in
 which `auto` takes it), optionally `primary` (the situations whose verdict it decides) and `rank` (its place
-in tables, smaller first), `SAMPLE`, and either
+in tables, smaller first), `answers` (kinds of answers it can measure), `SAMPLE`, and either
 `per_example(prediction, options) -> float` (NaN where it does not apply; the figure is the mean) or
 `statistics(predictions, options)` with `figure(sums, options)`.
 
@@ -31,6 +31,14 @@ Array = npt.NDArray[np.float64]
 Target = str | tuple[str, ...] | float
 UNRANKED = 50
 """Place in tables of a metric that names none."""
+ANSWERS: dict[str, tuple[str, ...]] = {
+    "single_label": ("label",),
+    "multi_label": ("labels",),
+    "regression": ("number",),
+    "continue": ("likelihood",),
+    **dict.fromkeys(("chat", "summarize", "translate", "extract", "generate"), ("text", "likelihood")),
+}
+"""Situation → what a prediction holds there: a label, several, a number, a written text, the reference's likelihood."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +160,13 @@ def metrics_for(situation: str) -> list[Metric]:
         chosen,
         key=lambda m: (situation not in getattr(m.module, "primary", ()), getattr(m.module, "rank", UNRANKED), m.name),
     )
+
+
+def applicable(situations: Sequence[str]) -> list[str]:
+    """Return the metrics that can have a figure in one of these situations: BLEU of a number does not exist."""
+    kinds = {kind for what in situations for kind in ANSWERS[what]}
+    metrics = catalog("metrics")
+    return [name for name in metrics.names() if not kinds.isdisjoint(metrics.get(name).answers)]
 
 
 def mean_statistics(rows: Array) -> Array:

@@ -17,6 +17,7 @@ higher_is_better = True
 range = (0.0, 1.0)
 unit = "share"
 tasks = ("single_label", "multi_label")
+answers = ("label", "labels", "text")
 primary = ("single_label",)
 rank = 5
 

@@ -20,6 +20,7 @@ higher_is_better = False
 range = (0.0, math.inf)
 unit = "bits/byte"
 tasks = ("chat", "summarize", "translate", "extract", "generate", "continue")
+answers = ("likelihood",)
 primary = ("chat", "continue")
 rank = 20
 

@@ -20,6 +20,7 @@ higher_is_better = True
 range = (0.0, 100.0)
 unit = "points"
 tasks = ("translate",)
+answers = ("text",)
 rank = 16
 ORDERS = 4
 

@@ -17,6 +17,7 @@ higher_is_better = False
 range = (0.0, 2.0)
 unit = ""
 tasks = ("single_label", "multi_label")
+answers = ("label", "labels")
 rank = 25
 
 

@@ -20,6 +20,7 @@ higher_is_better = True
 range = (0.0, 100.0)
 unit = "points"
 tasks = ("chat", "summarize", "translate")
+answers = ("text",)
 primary = ("translate",)
 rank = 15
 ORDERS = (1, 2, 3, 4, 5, 6)

@@ -21,6 +21,7 @@ higher_is_better = False
 range = (0.0, 1.0)
 unit = "share"
 tasks = ("single_label", "multi_label")
+answers = ("label", "labels")
 rank = 15
 
 

@@ -16,6 +16,7 @@ higher_is_better = True
 range = (0.0, 1.0)
 unit = "share"
 tasks = ("chat", "extract", "generate")
+answers = ("label", "text")
 primary = ("extract",)
 rank = 12
 

@@ -17,6 +17,7 @@ higher_is_better = True
 range = (0.0, 1.0)
 unit = "share"
 tasks = ()
+answers = ("text",)
 
 
 class Options(catalog.Options):

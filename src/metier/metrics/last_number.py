@@ -20,6 +20,7 @@ higher_is_better = True
 range = (0.0, 1.0)
 unit = "share"
 tasks = ()
+answers = ("text",)
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 

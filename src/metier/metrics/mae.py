@@ -14,6 +14,7 @@ higher_is_better = False
 range = (0.0, math.inf)
 unit = "units of the target"
 tasks = ("regression",)
+answers = ("number",)
 primary = ("regression",)
 rank = 10
 

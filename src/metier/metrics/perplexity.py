@@ -20,6 +20,7 @@ higher_is_better = False
 range = (1.0, math.inf)
 unit = ""
 tasks = ("chat", "summarize", "translate", "extract", "generate", "continue")
+answers = ("likelihood",)
 rank = 21
 
 

@@ -22,6 +22,7 @@ higher_is_better = True
 range = (0.0, 1.0)
 unit = "share"
 tasks = ("chat", "summarize", "generate")
+answers = ("text",)
 primary = ("summarize", "generate")
 rank = 10
 

@@ -20,6 +20,7 @@ higher_is_better = True
 range = (-1.0, 1.0)
 unit = ""
 tasks = ("regression",)
+answers = ("number",)
 rank = 11
 
 

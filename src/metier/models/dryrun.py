@@ -14,7 +14,7 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -31,6 +31,7 @@ from metier.models.base import Base
 from metier.models.heads import HeadSpec, TaskHead
 from metier.models.output import plain
 from metier.models.policy import Policy, build
+from metier.models.trunk import Trunk
 
 LARGE_BYTES = 32 * 2**20
 """By default glibc gives a freed block of this size back to the system (DEFAULT_MMAP_THRESHOLD_MAX), and keeps smaller
@@ -82,7 +83,6 @@ class Work:
     heads: Counter[Attention] = field(default_factory=Counter)
     """Rows times heads of each shape of fused attention."""
     launches: int = 0
-    views: int = 0
     joins: int = 0
     """Operations that are divided among threads, which start and wait for one another."""
 
@@ -141,7 +141,7 @@ class DryRun:
             self.trained = list(self.policy.trained().values())
             self.policy.train()  # dropout keeps its masks
 
-    def run(self, batch: Batch, loss: Loss | None = None, *, passes: int = 1, large: float = LARGE_BYTES) -> Trace:
+    def run(self, batch: Batch, loss: Loss | None = None, *, passes: int = 1, large: int = LARGE_BYTES) -> Trace:
         """Run forward and backward on a batch.
 
         Args:
@@ -160,6 +160,23 @@ class DryRun:
             for parameter in self.trained:
                 parameter.grad = None
         return Trace(watch.peak, watch.heap_at_peak, passes, watch.work, len(watch.products))
+
+    def behind_trunk(self, batch: Batch) -> Batch:
+        """Return the batch with states of the frozen trunk, so that `run` starts behind it (models/trunk.py)."""
+        with self._faking():
+            self.policy.trunk = self.policy.trunk or Trunk.of(self.policy)
+            if self.policy.trunk is None:
+                raise ValueError("this policy has no frozen trunk")
+            states = self.policy.trunk.states(self.policy, batch)
+        if states.dtype == torch.bfloat16:
+            return replace(batch, trunk=np.zeros(states.shape, dtype=np.uint16))
+        return replace(batch, trunk=np.zeros(states.shape, dtype=np.float32))
+
+    def trunk_work(self, batch: Batch) -> Work:
+        """Return what a pass through the frozen trunk alone does."""
+        trunk = self.policy.trunk or Trunk.of(self.policy)
+        assert trunk is not None
+        return self.run(batch, trunk.states).work
 
     def _pass(self, batch: Batch, loss: Loss, watch: Watch) -> None:
         with watch:
@@ -214,7 +231,7 @@ def _base(config: Any, kind: Literal["causal", "encoder"], dtype: torch.dtype, s
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Add up the storages that operations create, subtract each when the last tensor on it dies, and sum the work."""
 
-    def __init__(self, large: float = LARGE_BYTES) -> None:
+    def __init__(self, large: int = LARGE_BYTES) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.large = large
         self.now = self.peak = self.heap = self.heap_at_peak = 0
@@ -236,8 +253,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _count(self, func: Any, args: Any, inputs: list[Tensor], outputs: list[Tensor], made: list[Tensor]) -> None:
         name, work = func.overloadpacket.__name__, self.work
         if not (made or func._schema.is_mutable):
-            work.views += 1
-            return
+            return  # a view
         work.launches += 1
         work.mapped += sum(size for size in map(_bytes, made) if size >= self.large)
         if name.startswith(("empty", "new_empty")):

@@ -308,16 +308,18 @@ def _pad_id(policy: Any) -> int:
 def _head_tensors(policy: Any) -> dict[str, torch.Tensor]:
     """Return the head's tensors under the names of the family's `…ForSequenceClassification`.
 
-    A regression's outputs are put back on the scale of its targets, which takes a bias where their mean is not 0.
+    A regression's outputs are put back on the scale of its targets, which takes a bias where their mean is not 0; the
+    temperature of the others is divided into the output layer.
 
     Raises:
         MachineError: E432, transformers has no such head for this family.
     """
     head, spec, family = policy.head, policy.head.spec, policy.base.model.config.model_type
     layers = list(head.hidden)
-    output = {"weight": head.output.weight.detach() * spec.target_scale}
+    scale = spec.target_scale / head.temperature
+    output = {"weight": head.output.weight.detach() * scale}
     if head.output.bias is not None:
-        output["bias"] = head.output.bias.detach() * spec.target_scale + spec.target_mean
+        output["bias"] = head.output.bias.detach() * scale + spec.target_mean
     shape = (spec.pooling, len(layers), head.output.bias is not None)
     if policy.base.kind == "causal" and shape == ("last", 0, False) and not spec.target_mean:
         return {"score.weight": output["weight"]}

@@ -25,7 +25,6 @@ import torch
 from metier.core.errors import ConfigError, MachineError
 from metier.core.types import Completion
 from metier.models.cache import Ids, accepts, context_window, inference, is_plain, prefill
-from metier.models.score import score_candidates, score_prompts
 
 BATCH_TOKENS = 16_384
 """Cache positions held at once: rows × (prompt + new tokens)."""
@@ -242,6 +241,3 @@ def _completion(row: _Row, decode: Callable[[Sequence[int]], str] | None) -> Com
         finish="stop" if row.stopped else "length",
         token_logprobs=tuple(row.logprobs),
     )
-
-
-__all__ = ["BATCH_TOKENS", "generate", "score_candidates", "score_prompts"]

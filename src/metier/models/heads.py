@@ -48,6 +48,8 @@ class HeadSpec:
 class TaskHead(nn.Module):
     """Extra layers (linear, tanh, dropout), then one linear output layer; float32 throughout.
 
+    Whoever turns the outputs into confidences divides them by `temperature` (training/calibration.py fits it).
+
     Args:
         width: D.
         spec: a resolved spec.
@@ -57,6 +59,7 @@ class TaskHead(nn.Module):
     def __init__(self, width: int, spec: HeadSpec, *, seed: int) -> None:
         super().__init__()
         self.spec = spec
+        self.temperature = 1.0
         # skip_init: what nn.Linear draws by itself would move the global random state.
         make: Any = torch.nn.utils.skip_init
         self.hidden = nn.ModuleList([make(nn.Linear, width, width) for _ in range(spec.hidden_layers)])

@@ -23,7 +23,7 @@ import platform
 import re
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from metier.core.batch import Batch
-from metier.models.dryrun import LARGE_BYTES, DryRun, Loss, Work
+from metier.models.dryrun import LARGE_BYTES, DryRun, Loss, Trace, Work
 
 RUNTIME_BYTES = 450 * 2**20
 """Resident memory of Python after one step of a tiny model, everything imported: 451 MiB measured (Linux, CPU)."""
@@ -73,7 +73,7 @@ class Estimate:
     products: int
     """Matrix products that are compiled over the run."""
     heap: int
-    """Live bytes at the peak in blocks that the allocator keeps when they are freed."""
+    """Live bytes in blocks that the allocator keeps when they are freed, at the peak of the micro-batch with most."""
 
     @property
     def peak(self) -> int:
@@ -94,7 +94,8 @@ def estimate(
     *,
     passes: int = 1,
     shapes: int = 1,
-    large: float = LARGE_BYTES,
+    large: int = LARGE_BYTES,
+    others: Sequence[Trace] = (),
     allocator: bool = True,
 ) -> Estimate:
     """Return what one training step needs.
@@ -106,9 +107,12 @@ def estimate(
         passes: 1 where a step is one micro-batch, 2 where gradients add up over several.
         shapes: different shapes of micro-batches in the run.
         large: bytes from which on the allocator gives a freed block back to the system.
+        others: passes over other micro-batches of the run. What is a large block in the largest one may be a small one
+            in these, and leave a hole.
         allocator: count what glibc's allocator and compiled matrix products hold; False for memory of a GPU.
     """
     trace = run.run(batch, loss, passes=passes, large=large)
+    heap = max(each.heap for each in (trace, *others))
     base, trained = run.policy.base, run.trained
     everything = {id(t): t for t in [*base.model.parameters(), *base.model.buffers(), *trained]}
     num_trained = sum(p.numel() for p in trained)
@@ -121,14 +125,14 @@ def estimate(
         activations=max(0, trace.peak - gradients),
         save=max((4 * p.numel() for p in trained), default=0),
         runtime=RUNTIME_BYTES,
-        holes=int(HOLES * trace.heap) if glibc else 0,
+        holes=int(HOLES * heap) if glibc else 0,
         compiled=COMPILED_BYTES * min(COMPILED_KEPT, trace.products * shapes) if allocator else 0,
         num_parameters=sum(p.numel() for p in run.own.values()),
         num_trained=num_trained,
         flops_per_token=_flops(run, batch),
         work=trace.work,
         products=trace.products * shapes,
-        heap=trace.heap,
+        heap=heap,
     )
 
 

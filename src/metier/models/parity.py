@@ -30,7 +30,7 @@ import torch
 
 from metier.core.batch import Batch
 from metier.core.errors import MachineError
-from metier.core.project import digest_file, now, read_json, write_json
+from metier.core.project import digest_file, now, write_json
 from metier.models import parity_process
 from metier.models.cache import Ids, inference
 from metier.models.generate import generate
@@ -141,22 +141,6 @@ def certify(
     return certificate
 
 
-def check(folder: Path) -> dict[str, Any]:
-    """Return the certificate of a directory whose weight files still are the certified ones.
-
-    Raises:
-        ConfigError: E220, there is no certificate.
-        MachineError: E435, a weight file was changed since.
-    """
-    certificate = read_json(folder / FILE)
-    for name, digest in certificate["files"].items():
-        if not (folder / name).is_file() or digest_file(folder / name) != digest:
-            raise MachineError(
-                435, "A weight file is not the certified one", place=str(folder / name), fix="export again"
-            )
-    return certificate
-
-
 # ───────────────────────────────────────────────────────────────────────────── the two sides
 
 
@@ -178,7 +162,7 @@ def _head_outputs(policy: Any, row: list[int]) -> list[float]:
         weights={"examples": 1.0},
     )
     spec = policy.head.spec
-    outputs_K = policy.head_logits(batch)[0].double() * spec.target_scale + spec.target_mean
+    outputs_K = policy.head_logits(batch)[0].double() / policy.head.temperature * spec.target_scale + spec.target_mean
     values: list[float] = outputs_K.tolist()
     return values
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from metier.core.batch import Batch
 from metier.core.catalog import catalog
@@ -28,6 +28,7 @@ from metier.models.base import Base
 from metier.models.heads import HeadSpec, Pooling, TaskHead, pool
 from metier.models.output import OutputLayer, express
 from metier.models.rows import repack, row_lengths, unpack
+from metier.models.trunk import Trunk, from_numpy
 
 POLICY_FILE = "metier_policy.json"
 HEAD_WEIGHTS, HEAD_FILE = "head.safetensors", "head.json"
@@ -39,6 +40,7 @@ class Policy:
     Attributes:
         base, adapter, head, encoder: its parts; `head` and `encoder` may be None.
         adapter_kind, adapter_options: what the adapter was made with, as plain data.
+        trunk: its frozen part, where batches may carry what leaves it.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class Policy:
         self.base, self.adapter, self.head, self.encoder = base, adapter, head, encoder
         self.adapter_kind = adapter.kind
         self.adapter_options = dict(adapter_options)
+        self.trunk: Trunk | None = None
         self._output: OutputLayer | None = None
+        self._own_head = False
         if head is not None:
             head.to(base.device)
 
@@ -137,7 +141,7 @@ class Policy:
         causal = self.base.kind == "causal"
         support = self.base.attention
         tokens_BT = torch.from_numpy(batch.tokens_BT).to(self.device)
-        with self.computing():
+        with self.computing(), self._behind_trunk(batch):
             if batch.packed:
                 if not support.packing:
                     return self._unpacked(batch)
@@ -152,20 +156,27 @@ class Policy:
             real_BT = torch.from_numpy(batch.segments_BT > 0).to(self.device)
             return attention.last_hidden(self.base.model, tokens_BT, attention_mask=real_BT.long())
 
-    def output_layer(self) -> OutputLayer:
+    def output_layer(self) -> OutputLayer | None:
         """Return the layer from hidden states to logits; on first use it is checked against the model's own logits.
 
+        None where the family's head cannot be written as softcap(scale · (W h + b)): `own_logits` has to do.
+
         Raises:
-            MachineError: E407, the family's head cannot be written as softcap(scale · (W h + b)).
+            MachineError: E407, the base has no output head.
         """
-        if self._output is None:
+        if self._output is None and not self._own_head:
             with self.computing():
                 self._output = express(self.base)
-        return self._output.current()
+            self._own_head = self._output is None
+        return self._output.current() if self._output is not None else None
 
     @torch.no_grad()
     def logits(self, batch: Batch) -> Tensor:
-        """Return the logits (B, T, V), float32, by the model's own forward pass: what tests compare with.
+        """Return `own_logits` without a gradient: what tests compare with."""
+        return self.own_logits(batch)
+
+    def own_logits(self, batch: Batch) -> Tensor:
+        """Return the logits (B, T, V), float32, by the model's own forward pass, of every token.
 
         Packed rows are taken apart, one segment per row, and put together again; padding is zero.
         """
@@ -180,6 +191,8 @@ class Policy:
 
     def pooled(self, batch: Batch) -> Tensor:
         """Return one vector per example (N, D); without a head: the mean for encoders, the last token for decoders."""
+        if batch.trunk is not None and batch.trunk.ndim == 2:
+            return from_numpy(batch.trunk, self.device)
         default: Pooling = "last" if self.base.kind == "causal" else "mean"
         return pool(self.hidden(batch), batch, self.head.pooling if self.head is not None else default)
 
@@ -201,6 +214,10 @@ class Policy:
         inside = (batch.segments_BT > 0) & (batch.positions_BT > 0)
         places = torch.from_numpy(np.flatnonzero(inside)).to(self.device)
         tokens = torch.from_numpy(batch.tokens_BT.reshape(-1)).to(self.device)
+        if layer is None:
+            logprobs_BTV = self.own_logits(batch).log_softmax(-1)
+            chosen_BT = logprobs_BTV[:, :-1].gather(2, tokens.view(batch.tokens_BT.shape)[:, 1:, None]).squeeze(2)
+            return functional.pad(chosen_BT, (1, 0)) * torch.from_numpy(inside).to(self.device)
         hidden = self.hidden(batch)
         flat = hidden.reshape(-1, hidden.shape[-1])
         found = torch.zeros(tokens.shape[0], dtype=torch.float32, device=self.device)
@@ -226,13 +243,6 @@ class Policy:
             options.setdefault("decode", lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True))
         with self.computing():
             return generate(self.base.model, prompts, **options)
-
-    def score(self, prompt_ids: Sequence[int], candidates: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
-        """Return Σ log p of each candidate's tokens after the prompt (nats); the prompt is computed once."""
-        from metier.models.score import score_candidates
-
-        with self.computing():
-            return score_candidates(self.base.model, prompt_ids, candidates, pad_id=self._pad_id())
 
     # ── disk ──
 
@@ -313,6 +323,17 @@ class Policy:
     def _own_weights(self) -> list[nn.Parameter]:
         """The base's own trained weights: not those of low-rank sums."""
         return [] if self.adapter_kind == "lora" else list(self.adapter.trainable().values())
+
+    @contextlib.contextmanager
+    def _behind_trunk(self, batch: Batch) -> Iterator[None]:
+        """Start the pass behind the frozen blocks where the batch carries what leaves them."""
+        if batch.trunk is None or batch.trunk.ndim == 2:
+            yield
+            return
+        if self.trunk is None:
+            raise ValueError("the batch carries states of a frozen trunk that this policy does not know")
+        with self.trunk.skipped(from_numpy(batch.trunk, self.device)):
+            yield
 
     def _unpacked(self, batch: Batch) -> Tensor:
         return repack(self.hidden(unpack(batch)), batch)

@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,22 @@ def choose_dtype(wanted: str, device: str) -> Choice:
     value = "bfloat16" if gain >= WORTHWHILE else "float32"
     told = f"{gain:.1f}× faster" if gain >= 1 else f"{1 / gain:.1f}× slower"
     return Choice(value, f"{value} because a matmul probe ran {told} in bfloat16 than in float32")
+
+
+def free_memory_bytes(root: Path = Path("/")) -> int:
+    """Return the bytes of the system's memory that this process may hold, what it holds already included.
+
+    The least of what the system has free and of what each control group above the process still grants: a container's
+    limit is in no other file. Pages of files that the kernel would drop count as free in both.
+
+    Args:
+        root: the folder that stands for `/`.
+    """
+    free = _field(root / "proc/meminfo", "MemAvailable:")
+    if free is None:  # not Linux: nothing says what is free
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    own = _field(root / "proc/self/status", "RssAnon:") or 0
+    return max(0, min([free * 1024, *_granted(root)])) + own * 1024
 
 
 def measure_gain() -> float:
@@ -207,3 +224,37 @@ def _container_quota() -> int | None:
     if len(fields) != 2 or fields[0] == "max":
         return None
     return max(1, math.ceil(int(fields[0]) / int(fields[1])))
+
+
+def _granted(root: Path) -> Iterator[int]:
+    """Yield the bytes that each control group of this process still grants, of version 2 and of version 1."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, limit, used, droppable = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup/memory"
+            limit, used, droppable = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        inner = top / path.strip("/")
+        # A group above may be the narrower one; inside a container the top is its own group, whatever the path says.
+        for group in (inner, *inner.parents):
+            with contextlib.suppress(OSError, ValueError):  # no such file, or `max`: no limit here
+                held = int((group / used).read_text()) - (_field(group / "memory.stat", droppable) or 0)
+                yield int((group / limit).read_text()) - held
+            if group == top:
+                break
+
+
+def _field(file: Path, name: str) -> int | None:
+    """Return the number behind a name in a file of the kernel; None where there is no such file or name."""
+    try:
+        lines = file.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), None)

@@ -38,22 +38,11 @@ Scores = npt.NDArray[np.float64]
 _proved: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
-def score_candidates(model: Any, prompt_ids: Ids, candidates: Sequence[Ids], *, pad_id: int = 0) -> Scores:
-    """Return the sum of log p (nats) of each candidate's tokens after one prompt, float64 (C,).
-
-    An empty candidate scores 0. The candidates' order changes nothing.
-
-    Raises:
-        ConfigError: E270, an empty prompt.
-    """
-    scores: Scores = score_prompts(model, [prompt_ids], candidates, pad_id=pad_id)[0]
-    return scores
-
-
 def score_prompts(model: Any, prompts: Sequence[Ids], candidates: Sequence[Ids], *, pad_id: int = 0) -> Scores:
-    """Return `score_candidates` for many prompts with the same candidates, float64 (len(prompts), C).
+    """Return the sum of log p (nats) of each candidate's tokens after each prompt, float64 (len(prompts), C).
 
-    Several prompts share a forward pass, and all of them share their common prefix: worth it where that is long.
+    An empty candidate scores 0. The candidates' order changes nothing. Several prompts share a forward pass, and all of
+    them share their common prefix: worth it where that is long.
 
     Raises:
         ConfigError: E270, an empty prompt.

@@ -1,20 +1,27 @@
 """Does this model compute the same with our attention and our norms? Asked once per model, proved on a few tokens.
 
 A family that does not follow transformers' extension points keeps its own attention, and the reason is told: its rows
-get a mask, and packed rows are taken apart.
+get a mask, and packed rows are taken apart. Windows and long rows are beyond a few tokens: `packed_gap` asks again, on
+rows of the run.
 
-Shapes: T positions.
+Shapes: T positions, S tokens of a batch, D hidden width.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from metier.models import norms
 from metier.models.attention import RIGHT_PADDED, Support, last_hidden, layout, register
+from metier.models.rows import bounds
+
+if TYPE_CHECKING:
+    from metier.core.batch import Batch
+    from metier.models.policy import Policy
 
 
 @torch.no_grad()
@@ -53,6 +60,27 @@ def install(model: Any, *, causal: bool) -> Support:
         return Support(True, False, "ours, without packing: packed rows gave other hidden states on a probe")
     finally:
         model.train(was_training)
+
+
+@torch.enable_grad()
+def packed_gap(policy: Policy, batch: Batch) -> float:
+    """Return how far the hidden states of packed rows are from those of each segment alone, at the worst token.
+
+    The difference of two vectors as a share of the second's length. Alone, a segment has the masks that transformers
+    makes for the family. Gradients are on, since attention takes another path without them; nothing is kept of them.
+    """
+    policy.eval()
+    tokens_BT = torch.from_numpy(batch.tokens_BT).to(policy.device)
+    inside = torch.from_numpy(np.flatnonzero(batch.segments_BT > 0)).to(policy.device)
+    packed_SD = policy.hidden(batch).flatten(0, 1)[inside].detach().float()
+    alone = []
+    with policy.computing():
+        for start, end in zip(*bounds(batch.segments_BT), strict=True):
+            tokens_1T = tokens_BT.flatten()[None, start:end]
+            hidden = last_hidden(policy.base.model, tokens_1T, attention_mask=torch.ones_like(tokens_1T))
+            alone.append(hidden[0].detach().float())
+    alone_SD = torch.cat(alone)
+    return float(((packed_SD - alone_SD).norm(dim=1) / alone_SD.norm(dim=1).clamp(min=1e-6)).max())
 
 
 def _switch(model: Any, name: str) -> bool:

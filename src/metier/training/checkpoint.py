@@ -7,6 +7,7 @@
       COMPLETE.json              every file with size and SHA-256; written last
 
 Order: temporary directory → fsync files → COMPLETE.json → fsync directory → rename → fsync parent → only then rotate.
+All but the first is done in a thread while training goes on; there is never more than one on its way.
 The loop seeds every random generator from (seed, step) and orders examples by the same pair, so no generator state
 and no data cursor need to be kept: the step is both. A checkpoint without COMPLETE.json, or with a file that differs
 from it, does not exist for a resume.
@@ -19,6 +20,7 @@ import os
 import platform
 import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +52,72 @@ def versions() -> dict[str, str]:
 # ───────────────────────────────────────────────────────────────────────────── writing
 
 
+class Writing:
+    """A checkpoint whose bytes the system has: a thread brings them to the disk, seals and renames them."""
+
+    def __init__(self, temporary: Path, final: Path) -> None:
+        self._temporary, self._final = temporary, final
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._finish, name=f"checkpoint {final.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether `wait` would return (or raise) at once."""
+        return not self._thread.is_alive()
+
+    def wait(self) -> Path:
+        """Return the sealed directory.
+
+        Raises:
+            MachineError: E420–E422, the disk; the checkpoints before are untouched.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._final
+
+    def _finish(self) -> None:
+        try:
+            with disk_errors(self._final):
+                try:
+                    seal(self._temporary)
+                    self._temporary.rename(self._final)
+                except BaseException:
+                    shutil.rmtree(self._temporary, ignore_errors=True)
+                    raise
+                fsync_directory(self._final.parent)
+        except BaseException as error:  # it is raised where somebody waits
+            self._error = error
+
+
+class _Written(Writing):
+    """A checkpoint that was there before."""
+
+    def __init__(self, final: Path) -> None:
+        self._final = final
+
+    @property
+    def done(self) -> bool:
+        return True
+
+    def wait(self) -> Path:
+        return self._final
+
+
 def save(folder: Path, policy: Policy, state: State, *, digests: dict[str, str], figures: dict[str, float]) -> Path:
-    """Write `folder/step-<n>` atomically and return it; an existing verified one of the same step is kept.
+    """Write `folder/step-<n>` as `begin` does, and return it once it is sealed."""
+    return begin(folder, policy, state, digests=digests, figures=figures).wait()
+
+
+def begin(folder: Path, policy: Policy, state: State, *, digests: dict[str, str], figures: dict[str, float]) -> Writing:
+    """Begin to write `folder/step-<n>` atomically; an existing verified one of the same step is kept.
+
+    The tensors are handed to the system before this returns, so that the next step may change them; what takes long on
+    a real disk (fsync, and the digests) goes on beside the training. No second copy of the weights is held.
 
     Args:
-        digests: of recipe, dataset and base; compared on resume.
+        digests: of dataset, base, tokens and the recipe's semantic keys; compared on resume.
         figures: the validation figures at this step.
 
     Raises:
@@ -62,7 +125,7 @@ def save(folder: Path, policy: Policy, state: State, *, digests: dict[str, str],
     """
     final = folder / f"step-{state.step:06d}"
     if final.exists() and not problems(final):
-        return final
+        return _Written(final)
     temporary = folder / f".step-{state.step:06d}.tmp"
     with disk_errors(final):
         if final.exists():
@@ -73,15 +136,12 @@ def save(folder: Path, policy: Policy, state: State, *, digests: dict[str, str],
             policy.save(temporary)
             safetensors.torch.save_file(_optimizer_tensors(state.optimizer), temporary / "optimizer.safetensors")
             write_json(temporary / "state.json", _state(state, digests, figures))
-            seal(temporary)
-            temporary.rename(final)
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if isinstance(error, safetensors.SafetensorError):
                 raise _disk_behind(error, final) from error
             raise
-        fsync_directory(folder)
-    return final
+    return Writing(temporary, final)
 
 
 def seal(folder: Path) -> None:
@@ -98,14 +158,17 @@ def seal(folder: Path) -> None:
     fsync_directory(folder)
 
 
-def rotate(folder: Path, *, keep: int, best: str | None) -> list[str]:
+def rotate(folder: Path, *, keep: int, best: str | None, sealed: str | None = None) -> list[str]:
     """Delete old checkpoints, keeping the newest `keep` and the best; return the names deleted.
 
-    Called after the newest one was sealed. Never deletes when no verified checkpoint would be left.
+    Never deletes when no verified checkpoint would be left.
+
+    Args:
+        sealed: one that this process has just sealed: its digests need not be made again.
     """
     present = listing(folder)
     kept = {p.name for p in present[-keep:]} | ({best} if best else set())
-    if not any(not problems(p) for p in present if p.name in kept):
+    if sealed not in kept and not any(not problems(p) for p in present if p.name in kept):
         return []
     doomed = [p for p in present if p.name not in kept]
     with disk_errors(folder):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from metier.core.batch import Batch
 from metier.data.batching import collate, micro_batches
 from metier.data.template import Encoded
 from metier.training.method import Facts
+from metier.training.trunk_cache import TrunkCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class Feed:
     lengths: npt.NDArray[np.int64]
     targets: npt.NDArray[Any] | None
     pad_id: int
+    trunk: TrunkCache | None = None
+    """What leaves the frozen part of the policy for each of them, where a run keeps it."""
 
     @classmethod
     def of(cls, items: Sequence[Encoded], *, pad_id: int, facts: Facts) -> Feed:
@@ -38,13 +41,16 @@ class Feed:
         """Return the batch of some rows; `rows` index into `positions`, which index into the feed."""
         order = [positions[i] for row in rows for i in row]
         local = iter(range(len(order)))
-        return collate(
+        batch = collate(
             [self.items[p] for p in order],
             [[next(local) for _ in row] for row in rows],
             pad_id=self.pad_id,
             pad_multiple=_multiple(self.lengths[order], len(rows)),
             targets=None if self.targets is None else self.targets[order],
         )
+        if self.trunk is None:
+            return batch
+        return replace(batch, trunk=self.trunk.gather(positions, rows, batch.tokens_BT.shape[1]))
 
     def shape(self, positions: npt.NDArray[np.int64], rows: list[list[int]]) -> tuple[int, int]:
         """Return B and T of the batch that `collate` would make."""

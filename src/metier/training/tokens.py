@@ -49,19 +49,33 @@ def _rows(policy: Policy, batch: Batch, positions: Tensor) -> Tensor:
 def cross_entropy(policy: Policy, batch: Batch) -> Tensor:
     """Return the summed weighted cross-entropy in nats; logits are made for supervised rows only."""
     positions, targets, weights = supervised(batch, policy.device)
-    rows_ND = _rows(policy, batch, positions)
     layer = policy.output_layer()
+    if layer is None:
+        losses_N = functional.cross_entropy(_own_rows(policy, batch, positions), targets, reduction="none")
+        return (losses_N * weights).sum()
+    rows_ND = _rows(policy, batch, positions)
     return linear_cross_entropy(
         rows_ND, layer.weight, targets, weights, bias_V=layer.bias, scale=layer.scale, softcap=layer.softcap
     )
+
+
+def _own_rows(policy: Policy, batch: Batch, positions: Tensor) -> Tensor:
+    """Logits (N, V) by the model's own head, which computes those of every token."""
+    logits_BTV = policy.own_logits(batch)
+    return logits_BTV.reshape(-1, logits_BTV.shape[-1]).index_select(0, positions)
 
 
 @torch.no_grad()
 def measure_tokens(policy: Policy, batch: Batch) -> dict[str, float]:
     """Return {"loss": summed cross-entropy, "accuracy": weighted count of tokens whose id has the highest logit}."""
     positions, targets, weights = supervised(batch, policy.device)
-    rows_ND = _rows(policy, batch, positions)
     layer = policy.output_layer()
+    if layer is None:
+        logits_NV = _own_rows(policy, batch, positions)
+        losses_N = functional.cross_entropy(logits_NV, targets, reduction="none")
+        right = ((logits_NV.argmax(1) == targets) * weights).sum()
+        return {"loss": float((losses_N * weights).double().sum()), "accuracy": float(right)}
+    rows_ND = _rows(policy, batch, positions)
     weight_VD = layer.weight.to(rows_ND.dtype)
     loss = torch.zeros((), dtype=torch.float64)
     right = torch.zeros((), dtype=torch.float64)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from metier.actions import compose
+from metier.actions import compose, summary
 from metier.actions.compose import Parts
 from metier.core.project import Project
 from metier.core.recipe import Recipe
@@ -131,3 +131,38 @@ def test_a_resume_on_a_machine_without_the_device_says_how_to_go_on(
 def test_the_chosen_checkpoint_of_a_seventh_digit_is_found(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step-1000000").mkdir(parents=True)
     assert compose.checkpoint_of(tmp_path, "1000000").name == "step-1000000"
+
+
+def test_rows_that_are_cut_are_named_per_split_also_from_the_cache(project: Project) -> None:
+    short = recipe(training={"max_length": 12})
+    first, again = (compose.compose(short, project) for _ in range(2))
+    counts = first.dataset.manifest["counts"]
+    notes = [note for note in first.notes if "training.max_length=12" in note]
+    assert [note.partition(" rows cut")[0] for note in notes] == [
+        f"train: {counts['train']}",
+        f"validation: {counts['validation']}",
+    ]
+    place = next(first.dataset.iterate("validation")).place
+    assert f": {place}, " in notes[1] and notes[1].endswith(f" and {counts['validation'] - 5} more")
+    assert again.notes == first.notes and again.lengths == first.lengths
+    found = summary.data_summary(again, "test")
+    assert found.cut_rows == {"train": counts["train"], "validation": counts["validation"]}
+    assert found.dropped_rows == {"train": 0, "validation": 0}
+
+
+def test_rows_that_are_dropped_are_named_too(project: Project) -> None:
+    alone = {"split": {"validation": 0, "test": 0}}
+    half = compose.compose(recipe(data=alone), project).lengths.percentiles[50]
+    parts = compose.compose(recipe(data=alone, training={"max_length": half, "truncation": "drop"}), project)
+    found = summary.data_summary(parts, "test")
+    lost = found.dropped_rows["train"]
+    assert 0 < lost < parts.dataset.count("train") and len(parts.train) == parts.dataset.count("train") - lost
+    assert found.dropped_rows["validation"] == 0 and not any(found.cut_rows.values())
+    (note,) = [note for note in parts.notes if "dropped" in note]
+    assert note.startswith(f"train: {lost} rows dropped ") and ": rows.jsonl:" in note
+
+
+def test_a_context_window_below_max_length_is_named_as_what_cuts(project: Project) -> None:
+    write_model(project.root / "narrow", max_position_embeddings=16)
+    parts = compose.compose(recipe(model={"name_or_path": "narrow"}), project)
+    assert any("rows cut at the base's 16 tokens: " in note for note in parts.notes)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from contract.test_methods import parts
-from metier.actions import evaluate
-from metier.core.project import write_json
+from metier.actions import compose, evaluate, train
+from metier.actions.compose import Parts
+from metier.core.errors import ConfigError
+from metier.core.project import Project, digest_file, read_json, write_json
+from metier.core.recipe import Recipe
 from metier.core.run import Run
+from metier.training import checkpoint, loop
 from metier.training.validate import validate
+from tiny import labelled_rows, write_model
 
 
 def test_the_reload_is_compared_with_the_figures_of_its_own_checkpoint(tmp_path: Path) -> None:
@@ -24,11 +32,10 @@ def test_the_reload_is_compared_with_the_figures_of_its_own_checkpoint(tmp_path:
         policy=policy,
         method=method,
         validation=feed,
-        plan=SimpleNamespace(micro_batch_tokens=512),
-        recipe=SimpleNamespace(training=SimpleNamespace(packing=False)),
+        plan=SimpleNamespace(micro_batch_tokens=512, training=SimpleNamespace(packing=False)),
     )
-    found = evaluate._reloaded(given, tmp_path / "checkpoints" / "step-000004")["reload"]
-    assert (found["checkpoint"], found["largest_difference"]) == ("step-000004", 0.0)
+    found = evaluate._reloaded(given, Run(tmp_path), tmp_path / "checkpoints" / "step-000004")["reload"]
+    assert (found["checkpoint"], found["largest_difference"], found["passed"]) == ("step-000004", 0.0, True)
 
 
 def test_the_reload_computes_with_the_micro_batch_that_was_found_to_fit(
@@ -36,17 +43,70 @@ def test_the_reload_computes_with_the_micro_batch_that_was_found_to_fit(
 ) -> None:
     used: list[int] = []
     monkeypatch.setattr(evaluate, "validate", lambda *_, budget_tokens, **__: used.append(budget_tokens) or {"loss": 1})
+    method, feed, policy = parts("sft", "lora", {"r": 2})
     given: Any = SimpleNamespace(
-        policy=None,
-        method=None,
-        validation=[1],
-        plan=SimpleNamespace(micro_batch_tokens=4096),
-        recipe=SimpleNamespace(training=SimpleNamespace(packing=False)),
+        policy=policy,
+        method=method,
+        validation=feed,
+        plan=SimpleNamespace(micro_batch_tokens=4096, training=SimpleNamespace(packing=False)),
     )
     for halved in (512, 8192):
         write_json(tmp_path / "state.json", {"figures": {"loss": 1.0}, "micro_batch_tokens": halved})
-        evaluate._reloaded(given, tmp_path)
+        evaluate._reloaded(given, Run(tmp_path), tmp_path)
     assert used == [512, 4096]
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "recorded", "reloaded", "tolerance", "passed"),
+    [
+        ("float32", torch.float32, 0.5, 0.50009, 1e-4, True),
+        ("float32", torch.float32, 0.5, 0.5002, 1e-4, False),
+        ("float32", torch.float32, 8.0, 8.0007, 8e-4, True),
+        ("bfloat16", torch.bfloat16, 0.5, 0.515, 2e-2, True),
+        ("bfloat16", torch.bfloat16, 0.5, 0.53, 2e-2, False),
+        ("bfloat16", torch.float32, 0.5, 0.515, 2e-2, True),  # measured on another machine
+        (None, torch.float32, 0.5, 0.515, 1e-4, False),
+    ],
+)
+def test_the_reload_is_judged_by_the_coarser_of_both_precisions(
+    then: str | None,
+    now: torch.dtype,
+    recorded: float,
+    reloaded: float,
+    tolerance: float,
+    passed: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluate, "validate", lambda *_, **__: {"loss": reloaded})
+    write_json(tmp_path / "state.json", {"figures": {"loss": recorded}})
+    if then:
+        write_json(tmp_path / "environment.json", {"pinned": {"dtype": then}})
+    given: Any = SimpleNamespace(
+        policy=SimpleNamespace(dtype=now),
+        method=None,
+        validation=parts("sft", "lora", {"r": 2})[1],
+        plan=SimpleNamespace(micro_batch_tokens=512, training=SimpleNamespace(packing=False)),
+    )
+    found = evaluate._reloaded(given, Run(tmp_path), tmp_path)["reload"]
+    assert (found["tolerance"], found["passed"]) == (pytest.approx(tolerance), passed)
+
+
+def test_the_reload_runs_through_the_whole_model_and_not_from_the_cache_of_its_frozen_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(evaluate, "validate", lambda policy, method, feed, **_: seen.append(feed) or {"loss": 1.0})
+    write_json(tmp_path / "state.json", {"figures": {"loss": 1.0}})
+    _, feed, policy = parts("sft", "lora", {"r": 2})
+    given: Any = SimpleNamespace(
+        policy=policy,
+        method=None,
+        validation=replace(feed, trunk=object()),  # type: ignore[arg-type]
+        plan=SimpleNamespace(micro_batch_tokens=512, training=SimpleNamespace(packing=False)),
+    )
+    evaluate._reloaded(given, Run(tmp_path), tmp_path)
+    assert seen[0].trunk is None and seen[0].items is feed.items
 
 
 def test_a_reference_names_its_checkpoint_and_without_one_the_best(tmp_path: Path) -> None:
@@ -56,3 +116,121 @@ def test_a_reference_names_its_checkpoint_and_without_one_the_best(tmp_path: Pat
     write_json(run.dir / "best.json", {"checkpoint": "step-000004"})
     assert evaluate._named(run, "1").name == "step-000004"
     assert evaluate._named(run, "run:1@step-9").name == "step-000009"
+
+
+# ───────────────────────────────────────────────────────────────────────────── where an evaluation is written
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parts, Run]:
+    """A run with two checkpoints, of which validation chose the first; its policy holds the second."""
+    project = Project.create(tmp_path_factory.mktemp("evaluate") / "desk", "desk")
+    write_model(project.root / "base")
+    (project.root / "data" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled_rows(96)))
+    recipe = Recipe.build(
+        {
+            "name": "desk",
+            "objective": {"task": "classify", "targets": {"accuracy": ">= 0.01"}},
+            "data": {"sources": [{"path": "data/rows.jsonl"}], "split": {"validation": 0.2, "test": 0.2}},
+            "model": {"name_or_path": "base", "dtype": "float32"},
+            "method": {"kind": "classify"},
+            "training": {"max_length": 64, "max_steps": 4, "learning_rate": 0.01},
+            "evaluation": {"bootstrap_samples": 100},
+        }
+    )
+    run = train.create(recipe, project)
+    made = compose.compose(recipe, project)
+    run.update(dataset=made.dataset.ref)
+    write_json(run.dir / "environment.json", {"pinned": made.pinned, "choices": made.choices})
+    state = loop.start(made.policy, made.plan)
+    steps = loop.train(
+        made.policy,
+        made.method,
+        lengths=made.train.lengths,
+        collate=made.train.collate,
+        plan=made.plan,
+        state=state,
+    )
+    for info in steps:
+        if info.step in (2, 4):
+            figures = validate(made.policy, made.method, made.validation, budget_tokens=4096, packing=True)
+            checkpoint.save(run.checkpoints_dir, made.policy, state, digests=made.digests, figures=figures)
+    write_json(run.dir / "best.json", {"checkpoint": "step-000002", "step": 2, "chosen_by": "accuracy"})
+    return made, run
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): digest_file(p) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_evaluation_on_the_side_leaves_the_report_of_the_run_alone(trained: tuple[Parts, Run]) -> None:
+    made, run = trained
+    project = made.project
+    number = str(run.number)
+    main = evaluate.evaluate(project, number)
+    assert (main.split, main.training.best_step, main.parity["reload"]["passed"]) == ("test", 2, True)
+    assert {"report.html", "report.md", "report.json", "README.md", "predictions/test-run.jsonl"} <= set(files(run.dir))
+    before = {name: digest for name, digest in files(run.dir).items() if not name.startswith("evaluations/")}
+
+    validated = evaluate.evaluate(project, number, split="validation")
+    other = evaluate.evaluate(project, f"{number}@step-4")
+    assert {name: d for name, d in files(run.dir).items() if not name.startswith("evaluations/")} == before
+    written = files(run.evaluations_dir)
+    assert sorted({name.partition("/")[0] for name in written}) == ["test-step-000004", "validation-step-000002"]
+    for folder, report in (("validation-step-000002", validated), ("test-step-000004", other)):
+        assert read_json(run.evaluations_dir / folder / "report.json") == report.model_dump(mode="json")
+        assert {f"{folder}/report.html", f"{folder}/report.md"} <= set(written)
+        assert f"{folder}/predictions/{report.split}-run.jsonl" in written
+        assert f"{folder}/README.md" not in written
+    assert validated.reproduce["evaluate"] == f"metier evaluate {number} --split validation"
+    assert other.reproduce["evaluate"] == f"metier evaluate {number}@step-000004"
+    assert main.reproduce["evaluate"] == f"metier evaluate {number}"
+
+    same = evaluate.compare(project, number, f"run:{number}@best")
+    assert [row.delta for row in same.rows if row.metric == "accuracy"] == [0.0]
+    against = evaluate.compare(project, number, f"{number}@step-4")
+    accuracy = next(row for row in against.rows if row.metric == "accuracy")
+    assert accuracy.other == f"run {number}@step-000004"
+    value = {r.training.best_step: r.systems[0].figures[0].value for r in (main, other)}
+    assert accuracy.delta == pytest.approx((value[2] or 0) - (value[4] or 0))
+
+
+def test_an_unmeasured_checkpoint_is_not_compared_by_the_figures_of_another(trained: tuple[Parts, Run]) -> None:
+    made, run = trained
+    reports = run.evaluations_dir / "test-step-000004"
+    if reports.exists():
+        reports.rename(run.evaluations_dir / "elsewhere")
+    with pytest.raises(ConfigError, match="E254") as caught:
+        evaluate.compare(made.project, f"{run.number}@step-4", f"{run.number}@step-4")
+    assert caught.value.fix == f"metier evaluate {run.number}@step-000004"
+
+
+@pytest.mark.parametrize(
+    ("rows", "split", "step", "place"),
+    [
+        ({"validation": 5, "test": 5}, "test", 4, "."),
+        ({"validation": 5, "test": 5}, "validation", 4, "evaluations/validation-step-000004"),
+        ({"validation": 5, "test": 5}, "test", 9, "evaluations/test-step-000009"),
+        ({"validation": 5, "test": 0}, "validation", 4, "."),
+        ({"validation": 5, "test": 0}, "validation", 9, "evaluations/validation-step-000009"),
+        ({"test": 5}, "test", 4, "."),
+    ],
+)
+def test_only_the_chosen_checkpoint_on_the_held_out_rows_is_the_report_of_the_run(
+    rows: dict[str, int], split: str, step: int, place: str, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "best.json", {"checkpoint": "step-000004"})
+    assert evaluate.folder_of(Run(tmp_path), split=split, step=step, rows=rows) == tmp_path / place
+
+
+def test_targets_that_were_moved_after_the_start_are_refused(trained: tuple[Parts, Run]) -> None:
+    made, run = trained
+    before = files(run.dir)
+    recipe = made.recipe.with_values({"objective.targets": {"accuracy": ">= 0.001"}})
+    with pytest.raises(ConfigError, match="E272") as caught:
+        evaluate.evaluate_parts(replace(made, recipe=recipe), run)
+    assert caught.value.place.endswith("recipe.resolved.yaml") and caught.value.received == "accuracy >= 0.001"
+    assert "--fork" in caught.value.fix
+    assert files(run.dir) == before
+    run.update(targets_digest=None)  # an older Metier wrote none
+    evaluate.check_targets(recipe, run)

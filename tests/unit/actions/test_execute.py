@@ -12,13 +12,16 @@ import pytest
 from contract.test_methods import examples, parts
 from metier.actions import compose, execute, train
 from metier.core import jobs
-from metier.core.errors import ConfigError, MachineError
+from metier.core.errors import ConfigError, DataError, MachineError
 from metier.core.project import Project, read_json, write_json
 from metier.core.recipe import Recipe, Training
 from metier.core.run import Run
+from metier.core.types import Labelled, identify
 from metier.training import checkpoint, loop
+from metier.training.feed import Feed
 from metier.training.method import Facts, Method
 from metier.training.validate import Watch
+from tiny import labelled_rows
 
 
 @pytest.fixture
@@ -65,6 +68,28 @@ def test_a_best_checkpoint_that_does_not_verify_is_never_named(run: Run) -> None
     write_json(run.dir / "best.json", {"checkpoint": "step-000002", "step": 2})
     execute._catch_up(run, watched((2, 0.5), (4, 0.25)), 4)
     assert read_json(run.dir / "best.json")["checkpoint"] == "step-000002"
+
+
+def test_the_temperature_lies_beside_the_choice_of_the_checkpoint_and_counts_for_no_other(run: Run) -> None:
+    method, _, policy = parts("classify")
+    rows = [identify(Labelled(text=r["text"], target=r["label"])) for r in labelled_rows(60)]
+    feed = Feed.of(list(method.encode(rows, policy.encoder)), pad_id=1, facts=method.facts)
+    plan = loop.Plan(steps=1, peak_learning_rate=1e-3, warmup_steps=0, micro_batch_tokens=512, training=Training())
+    recipe = SimpleNamespace(training=Training())
+    given: Any = SimpleNamespace(policy=policy, method=method, validation=feed, plan=plan, recipe=recipe)
+    saved(run, 2)
+    saved(run, 4)
+    write_json(run.dir / "best.json", {"checkpoint": "step-000002", "step": 2})
+    execute._calibrate(run, given)
+    best = read_json(run.dir / "best.json")
+    assert best["step"] == 2 and best["temperature"] == policy.head.temperature != 1
+    assert compose.temperature_of(run.dir, run.checkpoints_dir / "step-000002") == best["temperature"]
+    assert compose.temperature_of(run.dir, run.checkpoints_dir / "step-000004") == 1
+    assert "no answer changes" in list(run.events("note"))[-1]["text"]
+    off = Method.of("classify", {"calibrate": False}, method.facts)
+    policy.head.temperature = 1.0
+    execute._calibrate(run, SimpleNamespace(**{**vars(given), "method": off}))  # type: ignore[arg-type]
+    assert policy.head.temperature == 1
 
 
 class Asked:
@@ -189,3 +214,20 @@ def test_a_resume_keeps_the_first_reason_of_a_choice_and_not_of_a_changed_one() 
     assert given.choices == {"dtype": "float32 because a probe ran faster", "device": "cpu because the recipe says so"}
     compose.remember(given, {})  # the first start
     assert given.choices["dtype"] == "float32 because a probe ran faster"
+
+
+def test_rows_that_broke_a_step_are_named_by_file_and_line() -> None:
+    rows = [identify(Labelled(text=f"t{n}", target="a", place=f"a.csv:{n}")) for n in range(3)]
+    dataset: Any = SimpleNamespace(iterate=lambda split: iter(rows if split == "train" else rows[:1]))
+    said = f"rows {rows[2].id}, {rows[1].id} and 4 more"
+    for number in (370, 371):
+        with pytest.raises(DataError) as caught, execute.named_rows(dataset):
+            raise DataError(number, "not finite", received=said, fix="a lower rate")
+        assert (caught.value.number, caught.value.place, caught.value.fix) == (number, "a.csv:2", "a lower rate")
+        assert caught.value.received == "rows a.csv:2, a.csv:1 and 4 more"
+    with pytest.raises(DataError) as caught, execute.named_rows(dataset):
+        raise DataError(370, "not finite", received="every loss is finite, a gradient is not", fix="a lower rate")
+    assert (caught.value.place, caught.value.received) == ("", "every loss is finite, a gradient is not")
+    with pytest.raises(DataError) as caught, execute.named_rows(dataset):
+        raise DataError(350, "another", received=rows[0].id, fix="x")
+    assert caught.value.received == rows[0].id

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from metier.actions import plan as plans
+from metier.actions.ahead import look_ahead
 from metier.actions.compose import Parts, compose
+from metier.core.batch import Batch
 from metier.core.project import Project
 from metier.core.recipe import Recipe
+from metier.models import probe
+from metier.models.policy import Policy
 from metier.training import loop
+from metier.training.method import Method
 from tiny import chat_rows, labelled_rows, write_model
 
 
@@ -23,20 +31,21 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("plan")
     made = Project.create(folder, "p")
     write_model(folder / "base")
+    write_model(folder / "wide", hidden_size=256, intermediate_size=1024)
     (folder / "chat.jsonl").write_text("\n".join(map(json.dumps, chat_rows(60))))
     (folder / "labelled.jsonl").write_text("\n".join(map(json.dumps, labelled_rows(120))))
     return made
 
 
-def parts_of(project: Project, method: str, **training: Any) -> Parts:
+def parts_of(project: Project, method: str, *, base: str = "base", adapter: str = "full", **training: Any) -> Parts:
     data = "labelled" if method == "classify" else "chat"
     recipe = {
         "name": f"{method}-plan",
         "objective": {"task": "classify" if method == "classify" else "chat"},
         "data": {"sources": [{"path": f"{data}.jsonl"}]},
-        "model": {"name_or_path": "base", "dtype": "float32"},
+        "model": {"name_or_path": base, "dtype": "float32"},
         "method": {"kind": method},
-        "adapter": {"kind": "full"},
+        "adapter": {"kind": adapter},
         "training": {"max_length": 64, "batch_size": 8, "num_train_epochs": 2, **training},
     }
     return compose(Recipe.build(recipe), project)
@@ -48,7 +57,7 @@ def test_what_the_plan_looks_at_is_what_the_loop_takes(
     project: Project, method: str, packing: bool, tokens: int
 ) -> None:
     parts = parts_of(project, method, packing=packing, micro_batch_tokens=tokens)
-    ahead = plans._look_ahead(parts)
+    ahead = look_ahead(parts)
     state = loop.start(parts.policy, parts.plan)
     steps = loop.train(
         parts.policy,
@@ -99,3 +108,129 @@ def test_a_measured_plan_takes_real_steps(project: Project, tmp_path: Path) -> N
     assert found.measured and found.seconds > 0
     assert found.memory_parts["allocator"] == 0
     assert "±15 %" not in found.to_text() and "measured steps" in found.to_text()
+
+
+def test_the_measured_peak_is_that_of_the_largest_micro_batch(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached(parts: Parts) -> int:
+        """Slots of the largest micro-batch of the steps that are measured."""
+        steps = loop.train(
+            parts.policy, parts.method, lengths=parts.train.lengths, collate=parts.train.collate, plan=parts.plan,
+            state=loop.start(parts.policy, parts.plan),
+        )  # fmt: skip
+        return max(info.slots for info in islice(steps, plans.MEASURED_STEPS))
+
+    for seed in range(20):
+        parts = parts_of(project, "sft", seed=seed, num_train_epochs=3)
+        largest = look_ahead(parts).largest
+        if reached(parts) < largest.num_slots:
+            break
+    else:
+        pytest.fail("the largest micro-batch was always among the first")
+    seen: list[int] = []
+    loss = Method.loss
+
+    def watched(method: Method, policy: Policy, batch: Batch) -> Any:
+        seen.append(batch.num_slots)
+        return loss(method, policy, batch)
+
+    monkeypatch.setattr(Method, "loss", watched)
+    plans._measure(parts, look_ahead(parts), None, None)
+    before = {name: p.detach().clone() for name, p in parts.policy.trained().items()}
+    assert max(seen) == largest.num_slots
+    plans._run_largest(parts, largest, passes=2)
+    assert seen[-2:] == [largest.num_slots] * 2
+    assert all(torch.equal(before[name], p) and p.grad is None for name, p in parts.policy.trained().items())
+
+
+# ───────────────────────────────────────────────────────────────────────────── does it fit?
+
+
+def test_what_fits_has_memory_and_disk_and_costs_no_further_dry_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "memory_ladder", lambda *_, **__: pytest.fail("it fits"))
+    found = plans.plan_parts(parts_of(project, "sft"))
+    assert found.fits and found.ladder == [] and "does not fit" not in found.to_text()
+    assert not found.model_copy(update={"disk_free_bytes": found.disk_bytes - 1}).fits
+
+
+def test_a_full_disk_is_told_with_what_would_be_written_instead(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = parts_of(project, "sft", base="wide", save_total_limit=4)
+    monkeypatch.setattr(plans.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    found = plans.plan_parts(parts)
+    assert not found.fits_disk and found.fits_memory and not found.fits
+    least = found.disk_bytes // 6 * 3  # the best, the newest, and the one being written
+    assert found.ladder[0] == f"training.save_total_limit=1 → predicted {least / 1e9:.2f} GB of disk"
+    assert found.to_text().splitlines()[-1].startswith("does not fit training.save_total_limit=1 → ")
+
+
+def live(found: plans.Plan) -> int:
+    return found.memory_bytes - found.memory_parts["allocator"]
+
+
+@pytest.fixture
+def slow_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "choose_dtype", lambda *_: probe.Choice("float32", "float32 because it is faster"))
+
+
+def test_each_rung_says_what_the_plan_of_the_changed_recipe_would_say(
+    project: Project, monkeypatch: pytest.MonkeyPatch, slow_bfloat16: None
+) -> None:
+    options: dict[str, Any] = {"base": "wide", "batch_size": 48, "micro_batch_tokens": 2048}
+    monkeypatch.setattr(plans, "available_memory_bytes", lambda device: 500_000_000)
+    found = plans.plan_parts(parts_of(project, "sft", **options))
+    assert not found.fits_memory
+    rungs = dict(rung.partition(" → predicted ")[::2] for rung in found.ladder)
+    smaller = plans.plan_parts(parts_of(project, "sft", **{**options, "micro_batch_tokens": 512}))
+    thinner = plans.plan_parts(parts_of(project, "sft", adapter="lora", **options))
+    assert found.ladder[-1] == "a smaller model.name_or_path"
+    first, second = list(rungs)[:2]
+    assert first == "training.micro_batch_tokens=512 (an execution key: the result is the same)"
+    assert second == "adapter.kind=lora"
+    for name, changed in ((first, smaller), (second, thinner)):
+        assert live(changed) < live(found)
+        assert rungs[name] == f"{live(changed) / 1e9:.2f} GB" + (", too much" if live(changed) > 500_000_000 else "")
+
+
+def test_where_no_rung_is_enough_alone_they_are_taken_together(
+    project: Project, monkeypatch: pytest.MonkeyPatch, slow_bfloat16: None
+) -> None:
+    monkeypatch.setattr(plans, "available_memory_bytes", lambda device: 1)
+    parts = parts_of(project, "sft", base="wide", batch_size=48, micro_batch_tokens=2048)
+    found = plans.plan_parts(parts)
+    *alone, together, _ = found.ladder
+    assert len(alone) >= 2 and all(", too much" in rung for rung in alone)
+    assert re.match(r"training.micro_batch_tokens=512 adapter.kind=lora .*→ predicted", together)
+    sizes = [float(rung.split(" → predicted ")[1].split()[0]) for rung in (*alone, together)]
+    assert sizes[-1] <= min(sizes[:-1])
+    monkeypatch.setattr(probe, "choose_dtype", lambda *_: probe.Choice("bfloat16", "bfloat16 because it is faster"))
+    assert plans.plan_parts(parts).ladder[1].startswith("model.dtype=bfloat16 → predicted ")
+
+
+def test_rows_are_shortened_as_a_smaller_max_length_would(project: Project) -> None:
+    from metier.actions.ladder import _shortened
+
+    whole = parts_of(project, "sft").train
+    for truncation in ("left", "right"):
+        asked = parts_of(project, "sft", max_length=34, truncation=truncation).train
+        made = _shortened(whole, 34, truncation=truncation)
+        assert made.lengths.tolist() == asked.lengths.tolist() and made.lengths.max() == 34 < whole.lengths.max()
+        assert made.items[0].num_supervised == asked.items[0].num_supervised
+        assert len(made.items) == len(whole)
+
+
+def test_a_run_on_the_cpu_asks_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("mem_get_info", "max_memory_allocated", "memory_reserved"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("the GPU was asked"))
+    assert plans.available_memory_bytes(torch.device("cpu")) > 0
+    assert plans.peak_memory_bytes(torch.device("cpu")) > 0
+
+
+def test_the_time_of_the_training_is_called_that(project: Project) -> None:
+    line = next(x for x in plans.plan_parts(parts_of(project, "sft")).to_text().splitlines() if x.startswith("time "))
+    assert re.search(r"training \d+ s–\d+ s \(.*evaluation, during it and at the end, comes on top\)", line)

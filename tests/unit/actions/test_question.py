@@ -63,6 +63,58 @@ def test_a_run_with_a_prompt_starts_anew_with_each_message_and_one_without_remem
     ]
 
 
+def test_replies_are_drawn_by_temperature_and_seed_anew_for_each_question_and_greedy_without() -> None:
+    prompt = Prompt(user="{text}?")
+
+    def said(**sampling: Any) -> list[str]:
+        session = models.ChatSession(trained(["conversation"], prompt), max_new_tokens=12, **sampling)
+        return [session.reply("the cat"), session.reply("the cat"), session.base_reply("the cat")]
+
+    greedy, drawn = said(), said(temperature=1.5, seed=3)
+    assert greedy[0] == greedy[1] == said(temperature=0)[0]
+    assert drawn == said(temperature=1.5, seed=3), "the same seed, the same conversation"
+    assert len({greedy[0], *drawn[:2], said(temperature=1.5)[0]}) == 4
+    assert said(temperature=1.5, top_p=1e-6, seed=3) == greedy, "the likeliest token alone is left"
+
+
+def predicted(monkeypatch: pytest.MonkeyPatch, given: Any, *inputs: str, **options: Any) -> list[dict[str, Any]]:
+    given.recipe = Recipe.build({"name": "x"})
+    monkeypatch.setattr(models, "loaded", lambda *_: (given, SimpleNamespace(number=7)))
+    return models.predict(Any, "7", list(inputs), max_new_tokens=12, **options)
+
+
+def test_predictions_are_drawn_as_generation_draws_them_and_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = trained(["conversation"], Prompt(user="{text}?"))
+    told: list[tuple[str, int, int | None]] = []
+    sampling = {"temperature": 1.5, "top_p": 0.9, "seed": 5}
+    found = predicted(monkeypatch, given, "the cat", "a card", **sampling, progress=lambda *news: told.append(news))
+    prompts = [given.encoder.prompt(Question.of(given).messages(text)) for text in ("the cat", "a card")]
+    drawn = given.policy.generate(prompts, max_new_tokens=12, **sampling)
+    assert [a["output"] for a in found] == [given.encoder.reply_text(c.token_ids) for c in drawn]
+    assert found != predicted(monkeypatch, given, "the cat", "a card")
+    assert told[-1] == ("answers", 2, 2)
+
+
+def test_a_sampling_option_that_would_change_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = trained(["conversation"], Prompt(user="{text}?"))
+    wrong: list[dict[str, Any]] = [
+        *({"seed": 1}, {"top_p": 0.5}, {"temperature": 0.0, "seed": 1}, {"temperature": 1.0, "seed": -1})
+    ]
+    for options in wrong:
+        with pytest.raises(ConfigError, match="E291"):
+            predicted(monkeypatch, given, "the cat", **options)
+        with pytest.raises(ConfigError, match="E291"):
+            models.ChatSession(given, **options)
+    method, _, policy = parts("classify")
+    policy.encoder = Encoder(tokenizer(), max_length=128, labels=LABELS)
+    dataset = SimpleNamespace(manifest={"kinds": ["labelled"], "labels": LABELS})
+    head: Any = SimpleNamespace(policy=policy, encoder=policy.encoder, method=method, dataset=dataset)
+    with pytest.raises(ConfigError, match="chooses among labels") as caught:
+        predicted(monkeypatch, head, "my card", temperature=0.7)
+    assert (caught.value.code, caught.value.received) == ("E291", "temperature 0.7")
+    assert predicted(monkeypatch, head, "my card")[0]["output"] in LABELS
+
+
 def test_several_columns_are_asked_for_by_name() -> None:
     question = Question.of(trained(["conversation"], NOTE, sources=[{"map": {"prompt": "dialogue"}}]))
     assert question.columns == ("dialogue", "section")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from metier import __version__
-from metier.cli import app
+from metier.cli import app, doctor
 from metier.core import audit
 from metier.core.errors import Bug, GateError, MachineError
 from metier.core.project import Project, write_json
@@ -226,6 +226,10 @@ def test_logs_are_plain_lines_and_the_workers_own_words(project: Project, capsys
     assert capsys.readouterr().out == "Traceback: it broke\n"
     assert app.run(["runs", "logs", "1", "--json"]) == 0
     assert [e["kind"] for e in json.loads(capsys.readouterr().out)] == ["phase", "step"]
+    assert app.run(["runs", "logs", "1", "-f", "--json"]) == 0
+    assert [json.loads(line)["kind"] for line in capsys.readouterr().out.splitlines()] == ["phase", "step"]
+    assert app.run(["runs", "logs", "1", "--worker", "-f"]) == 2
+    assert "--worker" in capsys.readouterr().err
 
 
 def test_stopping_what_does_not_run(project: Project, capsys: Out) -> None:
@@ -266,6 +270,10 @@ def test_audit_verify_exits_with_6_on_tampering(project: Project, capsys: Out) -
     out, err = capsys.readouterr()
     assert out.startswith("truncated")
     assert err.startswith("E650")
+    assert app.run(["audit", "verify", "--json"]) == 6
+    out, err = capsys.readouterr()
+    assert json.loads(out)["whole"] is False, "one document, the result"
+    assert err.startswith("E650")
 
 
 def test_catalog_shows_options_with_their_limits(capsys: Out) -> None:
@@ -291,7 +299,19 @@ def test_a_data_card_is_printed_as_it_is(project: Project, capsys: Out) -> None:
 
 def test_doctor_says_what_is_there(project: Project, capsys: Out) -> None:
     code = app.run(["doctor", "--json"])
-    found = {f["name"]: f for f in json.loads(capsys.readouterr().out.split("\n{")[0]) if isinstance(f, dict)}
+    found = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
     assert found["torch"]["level"] == "ok"
     assert found["project"]["text"].startswith("p in ")
     assert code == (4 if any(f["level"] == "missing" for f in found.values()) else 0)
+
+
+def test_a_machine_that_is_not_ready_is_still_one_json_document(
+    project: Project, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "LOW_DISK_BYTES", float("inf"))
+    assert app.run(["doctor", "--json"]) == 4
+    out, err = capsys.readouterr()
+    assert next(f for f in json.loads(out) if f["name"] == "disk")["level"] == "missing"
+    assert err.startswith("E455 This machine is not ready: disk")
+    assert app.run(["runs", "show", "9", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "E232", "the next command line starts anew"

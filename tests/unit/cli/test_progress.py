@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from metier.cli.progress import Lines, Silence, State, counting
+from metier.cli.progress import Block, Lines, Silence, State, clock, counting
 
 
 def event(kind: str, second: int = 0, **fields: Any) -> dict[str, Any]:
@@ -35,6 +36,21 @@ def test_the_block_shows_step_eta_losses_best_speed_and_save() -> None:
         "best loss 1.9, accuracy 0.5 at step 10",
         "1,300 tokens/s   saved at step 10",
     ]
+
+
+def test_the_plan_is_told_with_its_figures_in_lines_and_above_the_block() -> None:
+    plan = event("plan", steps=1200, examples=800, tokens=45_678, seconds=200.4, memory_bytes=1_234_000_000)
+    expected = "plan: 1,200 steps   45,678 tokens per epoch   about 3 min 20 s   1.2 GB of memory"
+    written: list[str] = []
+    Lines(written.append).feed(plan)
+    assert written == [f"{clock(plan)}  {expected}"]
+    kept: list[str] = []
+    live = SimpleNamespace(console=SimpleNamespace(print=lambda text, **_: kept.append(text)), update=lambda _: None)
+    block = Block(live)
+    block.feed(plan)
+    assert kept == [expected]
+    block.feed(event("plan", steps=3))  # of an older run
+    assert kept[1:] == ["plan: 3 steps"]
 
 
 def test_before_training_it_says_what_it_prepares() -> None:

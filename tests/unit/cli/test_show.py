@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +55,54 @@ def test_what_is_no_json_data_is_a_bug() -> None:
         Show(json=True).result(object())
 
 
-def test_talk_goes_to_stderr(capsys: Any) -> None:
+def install(folder: Path) -> Path:
+    """A `metier` that a shell can run and that says that it was."""
+    folder.mkdir(parents=True)
+    (folder / "metier").write_text('#!/bin/sh\necho ran "$@"\n')
+    (folder / "metier").chmod(0o755)
+    return folder / "metier"
+
+
+def test_talk_goes_to_stderr(capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = install(tmp_path / "bin")
+    monkeypatch.setattr(sys, "argv", [str(own)])
+    monkeypatch.setenv("PATH", str(own.parent))
     Show().say("hello")
     Show().next("metier plan", "metier train")
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "hello\nnext  metier plan\n      metier train\n"
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["no metier on the path", "another metier on the path"])
+def test_a_command_that_a_shell_would_not_find_is_shown_so_that_it_runs_as_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    own = install(tmp_path / "my tools" / "bin")
+    path = str(install(tmp_path / "other").parent) if elsewhere else ""
+    monkeypatch.setenv("PATH", f"{path}:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["my tools/bin/metier", "demo"])
+    written = show.typed("cd . && metier report last --open")
+    assert written == f"cd . && '{own}' report last --open"
+    done = subprocess.run(written, shell=True, capture_output=True, text=True, check=True, cwd=tmp_path / "my tools")
+    assert done.stdout == "ran report last --open\n"
+    error = "E454 The worker is gone\n     next: metier runs resume 1; metier runs ls names the others, says metier"
+    assert show.typed(error).count(f"'{own}' runs") == 2
+    assert show.typed(error).endswith("says metier")
+
+
+def test_called_from_python_the_command_beside_the_interpreter_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    assert show.typed("metier runs ls") == f"{tmp_path}/bin/python -m metier.cli runs ls"
+    own = install(tmp_path / "bin")
+    assert show.typed("metier runs ls") == f"{own} runs ls"
+    monkeypatch.setenv("PATH", str(own.parent))
+    assert show.typed("metier runs ls") == "metier runs ls"
 
 
 def test_color_only_for_who_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from metier.core import jobs
+from metier.core.project import Project
 from metier.core.run import Run
 
 WORKER = """
@@ -131,6 +133,22 @@ def test_a_closed_terminal_leaves_the_worker_at_work(run: Run) -> None:
     assert ends(process)[0] == -signal.SIGHUP
     assert run.held()
     os.kill(run.pid() or 0, signal.SIGTERM)
+
+
+def test_followed_as_json_the_events_come_one_per_line_while_the_worker_is_at_work(run: Run) -> None:
+    Project.create(run.dir.parents[1], "p")
+    jobs.start([sys.executable, str(run.dir.parents[2] / "worker.py"), str(run.dir), "work"], run)
+    command = [sys.executable, "-m", "metier.cli", "runs", "logs", str(run.dir), "-f", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None and follower.stderr is not None
+        assert json.loads(follower.stdout.readline())["kind"] == "phase"
+        assert run.held(), "the line came while the worker was at work"
+        run.event("note", text="two\nlines")
+        assert json.loads(follower.stdout.readline())["text"] == "two\nlines"
+        jobs.stop(run)
+        assert follower.stdout.read() == ""
+        assert follower.wait(timeout=30) == 0
+        assert follower.stderr.read() == ""
 
 
 def test_the_end_is_told_on_stdout(run: Run) -> None:

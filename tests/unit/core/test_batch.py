@@ -21,7 +21,7 @@ def make(segments: list[list[int]]) -> Batch:
 
 def test_padding_counts_as_slots_and_not_as_tokens() -> None:
     batch = make([[1, 1, 1, 0], [1, 0, 0, 0]])
-    assert (batch.num_slots, batch.num_tokens, batch.num_supervised, batch.num_examples) == (8, 4, 2, 2)
+    assert (batch.num_slots, batch.num_tokens, batch.num_supervised) == (8, 4, 2)
     assert not batch.packed
 
 

@@ -43,11 +43,40 @@ def test_no_project_here(tmp_path: Path) -> None:
         Project.find(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["- a\n", "a: [\n"])
-def test_a_broken_project_file(project: Project, text: str) -> None:
-    project.file.write_text(text)
+@pytest.mark.parametrize("text", [b"- a\n", b"a: [\n", b"- \n", b"\xff\xfen\x00"])
+def test_a_broken_project_file(project: Project, text: bytes) -> None:
+    project.file.write_bytes(text)
     with pytest.raises(ConfigError, match="E204"):
         Project(project.root)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line", "fix"),
+    [
+        ("version: 1\nname: a\ngate: {permission: required}\n", "E201", 3, "Did you mean `gates`?"),
+        ("retention: 30\n", "E201", 1, "remove it"),
+        ("on: 1\n", "E201", None, "remove it"),
+        ("name: a\ngates: required\n", "E202", 2, "gates: {parity: required}"),
+        ("name: [a]\n", "E202", 1, "name: support"),
+        ("name: a\nname: b\n", "E205", 2, "keep one"),
+        ("name: a\nversion: 2\n", "E206", 2, "CHANGELOG"),
+    ],
+)
+def test_a_key_of_the_project_file_that_is_not_one_is_named_with_its_line(
+    project: Project, text: str, code: str, line: int | None, fix: str
+) -> None:
+    project.file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Project(project.root)
+    assert (caught.value.code, caught.value.place) == (code, f"metier.yaml:{line}" if line else "metier.yaml")
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "gates:\n", "\ufeffname: p\ngates: {}\n"])
+def test_a_project_file_may_leave_everything_out(project: Project, text: str) -> None:
+    project.file.write_text(text, encoding="utf-8")
+    found = Project(project.root)
+    assert found.name == "p" and not found.settings.get("gates")
 
 
 def test_private_rows_are_the_owners_alone_and_not_under_version_control(project: Project) -> None:

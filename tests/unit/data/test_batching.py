@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metier.data.batching import collate, micro_batches, padding_share, step_examples, steps_per_epoch
+from metier.data.batching import collate, micro_batches, step_examples, steps_per_epoch
 from metier.data.encoded import Encoded
 
 
@@ -27,6 +27,12 @@ def realistic(name: str, n: int) -> np.ndarray:
         "uniform": rng.uniform(5, 1024, n),
     }[name]
     return np.clip(lengths, 3, 1024).astype(np.int64)
+
+
+def padding_share(lengths: np.ndarray, passes: list[list[list[int]]]) -> float:
+    """1 − Σ length / Σ B·T."""
+    slots = sum(len(rows) * max(sum(int(lengths[i]) for i in row) for row in rows) for rows in passes)
+    return 1.0 - float(np.sum(lengths)) / slots
 
 
 def test_an_epoch_is_a_permutation_and_its_last_step_is_the_rest() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from metier.core.errors import ConfigError, DataError, MetierError
-from metier.core.project import Project
+from metier.core.project import Project, digest_json
 from metier.core.recipe import Recipe
 from metier.core.types import SPLITS, Conversation, Labelled
 from metier.data import versions
-from metier.data.dataset import Dataset, build
+from metier.data.dataset import Dataset, build, inputs, quarantine_file
+from metier.data.quarantine import listing
 
 TOPICS = ("fee", "card", "rate", "limit", "refund")
 PLACES = ("Bern", "Lima", "Oslo", "Cairo", "Quito", "Delhi", "Turin", "Accra", "Hanoi", "Minsk", "Perth", "Sofia")
@@ -235,9 +236,16 @@ def test_too_many_bad_rows_stop_the_preparation_and_can_be_looked_at(project: Pr
     error = refused(made, project)
     assert (error.code, error.place) == ("E310", "a.jsonl:91")
     assert "10.0% of 100 rows" in error.what and "no-assistant-message" in error.what and "9 like it" in error.what
-    assert error.fix == "metier data check --show E310"
     files = list((project.private_dir / "quarantine" / "support").glob("*.jsonl"))
     assert len(files) == 1 and len(files[0].read_text().splitlines()) == 10
+    assert error.fix.startswith("metier data check --show E310 ")
+    assert error.fix.endswith(f" private/quarantine/support/{files[0].name}")
+    assert quarantine_file(made, project, digest_json(inputs(made, project))) == files[0]
+    assert listing(files[0]) == [
+        ("no-assistant-message", f"a.jsonl:{n} no-assistant-message messages") for n in range(91, 101)
+    ]
+    files[0].unlink()
+    assert listing(files[0]) == []
     assert build(recipe("data/a.jsonl", task="chat", method="sft", max_quarantine=0.1), project).count("train") > 0
 
 
@@ -361,6 +369,25 @@ def test_what_a_recipe_may_not_say(project: Project) -> None:
     with pytest.raises(ConfigError) as unknown:
         Dataset.find(project, "data:support@v9")
     assert unknown.value.code == "E252"
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ("steps: [clean]", "data.steps"),
+        ("max_quarantine: 0.5", "data.max_quarantine"),
+        ("split: {stratify: false}", "data.split.stratify"),
+        ("split: {validation: 0.1, seed: 3}", "data.split.seed"),
+    ],
+)
+def test_a_version_that_is_made_is_not_prepared_again(project: Project, data: str, key: str) -> None:
+    build(recipe(write(project, "a.jsonl", labelled(40))), project)
+    text = "name: x\ndata:\n  dataset: data:support\n  {}\n"
+    with pytest.raises(ConfigError, match=f"E244 `{key}`") as caught:
+        build(Recipe.parse(text.format(data), file="r.yaml"), project)
+    assert caught.value.place == "r.yaml:4" and f"remove `{key}`" in caught.value.fix
+    resolved = Recipe.parse(text.format("split: {seed: 0}"), file="r.yaml").to_yaml()
+    assert build(Recipe.parse(resolved), project).name == "support", "what is at its default was not asked for"
 
 
 def test_a_full_version_folder_that_cannot_be_written(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from metier.core.types import Conversation, Labelled, Message, Preference
-from metier.data.similar import SHINGLE, comparable, groups, liken, normalise
+from metier.data.similar import SHINGLE, comparable, liken, normalise
 
 WORDS = [f"{a}{b}{c}" for a in "bdfg" for b in ("are", "olo", "ine", "umi") for c in ("n", "sk", "t", "ra", "lo")]
 
@@ -52,10 +52,10 @@ def test_near_pairs_are_those_of_the_brute_force(threshold: float) -> None:
 
 def test_it_is_deterministic_and_does_not_depend_on_order() -> None:
     made = texts(200)
-    first = groups(made, 0.7)
-    assert np.array_equal(first, groups(made, 0.7))
+    first = liken(made, 0.7).groups()
+    assert np.array_equal(first, liken(made, 0.7).groups())
     order = np.random.default_rng(0).permutation(len(made))
-    moved = groups([made[i] for i in order], 0.7)
+    moved = liken([made[i] for i in order], 0.7).groups()
     same = {(int(i), int(j)) for i in range(200) for j in range(200) if first[i] == first[j]}
     again = {(int(order[i]), int(order[j])) for i in range(200) for j in range(200) if moved[i] == moved[j]}
     assert same == again
@@ -63,7 +63,7 @@ def test_it_is_deterministic_and_does_not_depend_on_order() -> None:
 
 def test_chains_and_keys_join_groups() -> None:
     made = ["alpha beta gamma", "Alpha, beta gamma!", "something else entirely", "and a fourth thing"]
-    assert groups(made, 1.0).tolist() == [0, 0, 1, 2]
+    assert liken(made, 1.0).groups().tolist() == [0, 0, 1, 2]
     assert liken(made, 1.0).groups([None, "p1", "p1", None]).tolist() == [0, 0, 0, 2]
 
 
@@ -71,7 +71,7 @@ def test_rows_of_one_template_are_one_group_in_reasonable_time() -> None:
     made = [
         f"Order {i} has shipped and will arrive on the third day of the month as planned by us" for i in range(3000)
     ]
-    assert len(set(groups(made, 0.8).tolist())) == 1
+    assert len(set(liken(made, 0.8).groups().tolist())) == 1
 
 
 def test_twins_across_two_sides() -> None:
@@ -86,8 +86,8 @@ def test_twins_across_two_sides() -> None:
 
 
 def test_nothing_and_empty_texts() -> None:
-    assert groups([], 0.85).tolist() == []
-    assert groups(["", " ", "a"], 0.85).tolist() == [0, 0, 1]
+    assert liken([], 0.85).groups().tolist() == []
+    assert liken(["", " ", "a"], 0.85).groups().tolist() == [0, 0, 1]
 
 
 def test_what_is_compared_leaves_out_what_all_rows_share() -> None:

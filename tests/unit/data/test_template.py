@@ -398,12 +398,13 @@ def test_truncation_left_keeps_the_end_and_the_first_token_has_no_loss() -> None
 
 
 def test_a_row_whose_answer_is_cut_away_is_dropped_by_name_and_a_run_without_any_answer_fails() -> None:
-    enc = encoder(CHATML, max_length=6)
+    enc = encoder(CHATML, max_length=6, place=lambda key: f"r.yaml {key}")
     assert enc.conversation(talk("A long question about a fox?", "Yes.", place="r:8")) == []
     assert (enc.report.dropped_rows, enc.report.dropped_places) == (1, ("r:8",))
     with pytest.raises(DataError, match="E354") as caught:
         list(enc.encode([talk("A long question about a fox?", "Yes.")] * 3))
     assert f"training.max_length={enc.report.longest}" in caught.value.fix
+    assert caught.value.place == "r.yaml training.max_length"
 
 
 def test_drop_and_error_do_what_they_say() -> None:
@@ -433,6 +434,17 @@ def test_the_report_speaks_of_lengths_before_truncation() -> None:
     assert report.tokens == sum(len(i.token_ids) for i in items)
     assert report.supervised == sum(i.num_supervised for i in items)
     assert 0 < report.share_supervised < 1
+
+
+def test_the_note_names_the_first_rows_that_were_cut_and_dropped_and_counts_the_rest() -> None:
+    enc = encoder(CHATML, max_length=20)
+    list(enc.encode([talk("a", "b " * 50, place=f"r:{n}") for n in range(7)] + [talk("a", "b", place="r:9")]))
+    assert enc.report.note("train", "training.max_length=20") == (
+        "train: 7 rows cut at training.max_length=20: r:0, r:1, r:2, r:3, r:4 and 2 more"
+    )
+    list(enc.encode([Conversation(messages=(Message("user", "a"),), place="r:10"), talk("a", "b")]))
+    assert enc.report.note("x", "20").endswith("; 1 row dropped for want of a trained token at 20: r:10")
+    assert encoder(CHATML).report.note("train", "20") == ""
 
 
 def test_a_conversation_without_reply_is_counted_as_dropped() -> None:
@@ -632,8 +644,9 @@ def test_an_empty_text_is_dropped_not_trained() -> None:
 
 def test_a_base_without_template_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match="E240") as caught:
-        encoder(None).conversation(talk("a", "b"))
+        encoder(None, place=lambda key: f"r.yaml {key}").conversation(talk("a", "b"))
     assert "plain" in caught.value.fix
+    assert caught.value.place == "r.yaml model.chat_template"
     assert encoder(None).text(Text(text="raw text needs none"))
 
 

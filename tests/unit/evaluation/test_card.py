@@ -73,12 +73,11 @@ def test_paths_of_this_machine_stay_here(make_report: Make) -> None:
     assert "train.csv" in text
 
 
-def test_hub_datasets_and_languages_are_named(make_report: Make) -> None:
+def test_hub_datasets_are_named(make_report: Make) -> None:
     report = make_report("classification")
-    sources = [{"path": "hf:PolyAI/banking77", "language": ["en", "not a code"]}, {"path": "x.csv", "language": "de"}]
+    sources = [{"path": "hf:PolyAI/banking77"}, {"path": "x.csv"}]
     report = report.model_copy(update={"data": report.data.model_copy(update={"sources": sources})})
-    front = card.front_matter(report)
-    assert front["datasets"] == ["PolyAI/banking77"] and front["language"] == ["en", "de"]
+    assert card.front_matter(report)["datasets"] == ["PolyAI/banking77"]
 
 
 def test_every_part_is_there(any_report: Report) -> None:

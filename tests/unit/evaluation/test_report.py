@@ -109,6 +109,51 @@ def test_figures_stand_in_the_page_and_in_markdown(make_report: Make, page_of: P
             assert expected in text
 
 
+def test_full_and_leak_free_figures_of_run_base_and_floor_stand_together(make_report: Make, page_of: PageOf) -> None:
+    report = make_report("classification")
+    run, base, floor = (
+        "93.2\u00a0% → 93.0\u00a0% (92.1–93.9\u00a0%)",
+        "89.1\u00a0% → 88.7\u00a0%",
+        "91.4\u00a0% → 91.1\u00a0%",
+    )
+    for text in (rendering.report_markdown(report), card.render(report)):
+        assert "| Figure | This run | Untouched base (frozen + linear probe) | TF-IDF + linear SVM | Rows |" in text
+        assert f"| Accuracy | {run} | {base} | {floor} | 3,080 → 2,978 |" in text
+    page = "".join(Page(page_of(report)).text)
+    assert f"{run}{base}{floor}3,080 → 2,978" in page
+    older = report.model_copy(update={"data": report.data.model_copy(update={"leak_free_others": {}})})
+    assert "| Figure | This run | Rows |" in rendering.report_markdown(older)
+
+
+def test_twins_without_figures_of_their_own_are_not_said_to_be_shown(make_report: Make) -> None:
+    made = make_report("classification")
+    data = made.data.model_copy(update={"leak_free_figures": [], "leak_free_others": {}})
+    text = rendering.report_markdown(made.model_copy(update={"data": data, "split": "validation"}))
+    assert "Of the validation rows, 25 have an exact twin" in text
+    assert "both are shown" not in text
+
+
+def test_a_warning_stands_beside_the_verdict_in_page_markdown_and_card(make_report: Make) -> None:
+    report = make_report("classification").model_copy(update={"warnings": ["90% of 200 answers were cut"]})
+    html = rendering.render(report)
+    box = re.search(r'<div class="verdict bad"><p[^>]*>(.*?)</div>', html)
+    assert box is not None and "90% of 200 answers were cut" in box[1]
+    assert html.index('class="verdict good"') < box.start() < html.index('<ul class="cards">')
+    for text in (rendering.report_markdown(report), card.render(report)):
+        assert text.index("⚠ 90% of 200 answers were cut") < text.index("\n## ")
+
+
+@pytest.mark.parametrize(("passed", "word"), [(True, "✔ passed"), (False, "✘ failed")])
+def test_the_reload_is_judged_in_words_with_its_tolerance(make_report: Make, passed: bool, word: str) -> None:
+    report = make_report("classification")
+    report = report.model_copy(update={"parity": {"reload": {**report.parity["reload"], "passed": passed}}})
+    html = rendering.render(report)
+    section = "".join(Page(html[html.index("<p>Reload") : html.index("</p>", html.index("<p>Reload")) + 4]).text)
+    for text in (section, rendering.report_markdown(report)):
+        assert f"Reload {word}: the validation loss of step-000480, computed from what is on disk, is 0.312" in text
+        assert "They differ by 0.0002; 0.020 is allowed." in text.replace("\u00a0", " ")
+
+
 def test_hostile_text_is_only_ever_text(make_report: Make, page_of: PageOf) -> None:
     report = make_report("hostile")
     html = page_of(report)
@@ -153,6 +198,19 @@ def test_what_was_not_measured_is_said(make_report: Make) -> None:
     ):
         assert expected in text
     assert "nan" not in text.lower() and "None" not in text.replace("None seen", "")
+
+
+def test_rows_that_were_cut_or_left_out_are_said_where_the_data_stand(make_report: Make) -> None:
+    report = make_report("classification")
+    said = "Cut at training.max_length: 1,212 train rows and 1 validation row. The notes"
+    dropped = report.data.model_copy(update={"cut_rows": {}, "dropped_rows": {"train": 3}})
+    left = "within it: 3 train rows. The notes"
+    markdown = lambda r: rendering.report_markdown(r).replace("\\", "")  # noqa: E731
+    for text in (markdown, lambda r: "".join(Page(rendering.render(r)).text)):
+        assert said in text(report) and "Left out" not in text(report)
+        other = text(report.model_copy(update={"data": dropped}))
+        assert left in other and "Cut at" not in other
+        assert "within it" not in text(make_report("pretraining"))
 
 
 def test_targets_are_shown_in_the_unit_of_their_figure(make_report: Make) -> None:
@@ -253,9 +311,9 @@ def test_a_model_that_repeats_itself_for_ever_is_compared_in_bounded_time() -> N
             "step 480, chosen by the loss on validation",
         ),
         (
-            {"steps": 600, "planned_steps": 900, "stopped_early": True, "chosen_by": "accuracy"},
+            {"steps": 600, "planned_steps": 900, "stopped_early": True, "chosen_by": "accuracy", "temperature": 1.5},
             "600 of 900 planned (3 epochs), stopped early on validation",
-            "step 480, chosen by the accuracy on validation",
+            "step 480, chosen by the accuracy on validation; confidences at temperature 1.50, fitted on validation",
         ),
         (
             {"steps": 600, "planned_steps": 900, "stopped_early": False, "chosen_by": "request"},

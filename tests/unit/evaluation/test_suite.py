@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from metier.data.template import Encoder
 from metier.evaluation.inputs import chosen_metrics
 from metier.evaluation.records import read_predictions
 from metier.evaluation.result import DataSummary, Report, TrainingSummary
-from metier.evaluation.suite import EvaluationInput, evaluate
+from metier.evaluation.suite import EvaluationInput, _unfinished, evaluate
+from metier.evaluation.systems import Asked
 from metier.evaluation.versus import versus
 from metier.metrics import Prediction, metric
 from metier.models.base import from_model
@@ -149,12 +151,65 @@ def test_a_generative_classifier_is_scored_by_likelihood_and_by_free_text() -> N
 def test_leaks_slices_and_forgetting_are_shown() -> None:
     report = generative()
     assert report.data.leak_free_figures[0].n == 119
+    others = report.data.leak_free_others
+    assert set(others) == {s.name for s in report.systems if s.role in ("base", "floor")} and len(others) == 2
+    assert {figures[0].n for figures in others.values()} <= {119}
     assert any(limit.startswith("1 measured row has an exact or near twin") for limit in report.limits)
     assert {(s.value, s.figure is None) for s in report.slices if s.column == "channel"} == {
         ("app", True),
         ("web", True),
     }
     assert report.forgetting[0].delta == 0.0 and report.forgetting[0].outcome == "same"  # nothing was trained
+
+
+def test_the_leak_free_figures_of_base_and_floor_leave_out_the_same_rows() -> None:
+    rows = labelled(240)
+    asked = policy(HeadSpec(num_outputs=3, labels=LABELS))
+    leaking = frozenset(e.id for e in rows[120:] if e.target == "card")
+    kept = [e for e in rows[120:] if e.id not in leaking]
+    report = ask(asked, rows, leaking_ids=leaking)
+    # Without the leaking rows in the first place, every system says the same about the others.
+    alone = ask(asked, rows, test=kept)
+    figures = {s.name: {f.metric: f.value for f in s.figures} for s in alone.systems}
+    found = {"run": report.data.leak_free_figures, **report.data.leak_free_others}
+    assert set(found) == {"run", "linear_probe", "tfidf_svm"}
+    for name, without in found.items():
+        assert without[0].n == len(kept)
+        assert {f.metric: f.value for f in without} == pytest.approx(figures[name], abs=1e-6), name
+
+
+def test_answers_that_do_not_end_are_told_whatever_metrics_were_asked_for() -> None:
+    report = ask(policy(), labelled(60), metrics=("accuracy",))
+    assert [f.metric for f in report.systems[0].figures] == ["accuracy"]
+    assert report.warnings == report.limits[:1]
+    assert "of 30 written answers did not end by themselves" in report.warnings[0]
+    assert "end-of-turn token, or evaluation.max_new_tokens=4" in report.warnings[0]
+    assert ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), labelled(60)).warnings == []
+
+
+@pytest.mark.parametrize(("cut", "told"), [(0, False), (5, False), (6, True), (10, True)])
+def test_half_of_the_answers_may_be_cut_before_it_is_told(cut: int, told: bool) -> None:
+    written = [Prediction(id=str(k), finish="length" if k < cut else "stop") for k in range(10)]
+    likely = [Prediction(id=str(k)) for k in range(10)]
+    base = [Prediction(id=str(k), finish="length") for k in range(10)]
+    systems = [
+        Asked("run", "", "run", likely), Asked("run_text", "", "run", written), Asked("base", "", "base", base)
+    ]  # fmt: skip
+    given: Any = SimpleNamespace(max_new_tokens=4)
+    assert [w.partition(" of ")[0] for w in _unfinished(given, systems)] == ([f"{cut * 10}.0\u00a0%"] if told else [])
+
+
+def test_a_checkpoint_that_is_not_the_trained_one_is_told_and_the_figures_stand() -> None:
+    reload = {
+        "checkpoint": "step-000009", "recorded_loss": 0.5, "reloaded_loss": 4.25, "largest_difference": 3.75,
+        "tolerance": 1e-4, "passed": False,
+    }  # fmt: skip
+    asked, rows = policy(HeadSpec(num_outputs=3, labels=LABELS)), labelled(60)
+    report = ask(asked, rows, parity={"reload": reload})
+    assert report.warnings == report.limits[:1] and report.systems[0].figures[0].value is not None
+    assert "step-000009, loaded from disk, has a validation loss of 4.25 where training saw 0.5" in report.warnings[0]
+    assert "at most 0.0001 apart is allowed" in report.warnings[0]
+    assert ask(asked, rows, parity={"reload": {**reload, "passed": True}}).warnings == []
 
 
 def test_the_same_input_gives_the_same_report() -> None:

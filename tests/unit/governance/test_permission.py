@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from metier.core.errors import ConfigError, PermissionDenied
+from metier.core.project import Project
 from metier.core.recipe import Recipe
-from metier.governance.permission import check, gate
+from metier.data.dataset import build
+from metier.governance.permission import check, gate, marks, permitted
+from tiny import chat_rows
 
 FULL = {"license": "CC-BY-4.0", "basis": "contract", "purpose": ["training"], "personal_data": False}
 
@@ -79,3 +85,52 @@ def test_a_test_source_may_be_for_evaluation_alone() -> None:
     check(Recipe.build({"name": "x", "data": {"sources": [{**source, "split": "test"}]}}), {})
     with pytest.raises(PermissionDenied, match="E602"):
         check(Recipe.build({"name": "x", "data": {"sources": [{**source, "split": "train"}]}}), {})
+
+
+# ───────────────────────────────────────────────────────────────────────────── a dataset version
+
+
+def version(folder: Path, permission: dict[str, Any] | None, gates: str) -> tuple[Project, Recipe]:
+    """A project with a version that was made while nothing was asked for, and a recipe that names it."""
+    project = Project.create(folder, "p")
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chat_rows(40)))
+    source = {"path": "a.jsonl"} | ({"permission": permission} if permission else {})
+    build(Recipe.build({"name": "made", "data": {"sources": [source]}}), project)
+    project.file.write_text(f"name: p\ngates: {{permission: {gates}}}\n")
+    return Project(folder), Recipe.parse("name: x\ndata:\n  dataset: data:made@v1\n", file="r.yaml")
+
+
+def test_a_version_is_judged_by_what_its_sources_stated(tmp_path: Path) -> None:
+    project, recipe = version(tmp_path, None, "required")
+    with pytest.raises(PermissionDenied, match=r"E601 Source `a\.jsonl`") as caught:
+        permitted(recipe, project)
+    assert caught.value.place == "r.yaml:3"
+    assert marks(build(recipe, project).manifest["sources"]) == [
+        "✘ a.jsonl (not stated: license, basis, purpose, personal data)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("permission", "code"),
+    [
+        (FULL, ""),
+        ({**FULL, "retention": "2020-01-01"}, "E604"),
+        ({**FULL, "purpose": ["evaluation"]}, "E602"),
+        ({**FULL, "license": None}, ""),
+    ],
+)
+def test_what_a_version_states_is_enforced_without_a_gate_too(
+    tmp_path: Path, permission: dict[str, Any], code: str
+) -> None:
+    project, recipe = version(tmp_path, permission, "optional")
+    if not code:
+        permitted(recipe, project)
+        return
+    with pytest.raises(PermissionDenied, match=code):
+        permitted(recipe, project)
+
+
+def test_the_marks_say_what_a_source_lacks_and_that_it_holds_personal_data(tmp_path: Path) -> None:
+    project, recipe = version(tmp_path, {**FULL, "personal_data": True}, "required")
+    permitted(recipe, project)
+    assert marks(build(recipe, project).manifest["sources"]) == ["✔ a.jsonl (personal data)"]

@@ -14,7 +14,8 @@ from metier.core.batch import Batch
 from metier.models import attention
 from metier.models.base import Base
 from metier.models.policy import Policy, build
-from metier.models.support import install
+from metier.models.segments import Segments
+from metier.models.support import install, packed_gap
 
 DECODERS = [
     "llama",
@@ -158,6 +159,34 @@ def test_checkpointed_layers_see_the_segments_again(make_base: Make, make_batch:
         for parameter in policy.trained().values():
             parameter.grad = None
     np.testing.assert_allclose(grads[0], grads[1], rtol=1e-4, atol=1e-4)
+
+
+LONG = {"max_position_embeddings": 512}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "bert", "roberta", "modernbert"])
+def test_long_packed_rows_are_as_far_from_each_alone_as_rounding(
+    family: str, dtype: torch.dtype, make_base: Make, make_batch: MakeBatch
+) -> None:
+    policy = build(make_base(family, dtype=dtype, **LONG), "lora", {"r": 2})
+    batch = make_batch([[230, 3, 90, 40]], pad_id=1 if family == "roberta" else 0)
+    assert packed_gap(policy, batch) < (1e-4 if dtype == torch.float32 else 0.1)
+    assert all(parameter.grad is None for parameter in policy.trained().values())
+
+
+def test_packed_rows_that_see_each_other_or_beyond_their_window_are_far_from_each_alone(
+    make_base: Make, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = build(make_base("mistral", **LONG), "none", {})
+    batch = make_batch([[230, 3, 90, 40]])
+    with monkeypatch.context() as patch:
+        patch.setattr(Segments, "mask", lambda *_: None)  # the window of four is forgotten
+        assert packed_gap(policy, make_batch([[3, 4, 2]])) < 1e-4, "no row is longer than the window"
+        assert packed_gap(policy, batch) > 0.1
+    policy = build(make_base("llama", **LONG), "none", {})
+    monkeypatch.setattr("metier.models.policy.row_lengths", lambda segments_BT: [[segments_BT.shape[1]]])
+    assert packed_gap(policy, batch) > 0.1
 
 
 @pytest.mark.parametrize("rows", [[[9, 200]], [[230, 10]], [[120], [100]]])

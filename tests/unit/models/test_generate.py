@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, LlamaCon
 from metier.core.errors import ConfigError, MachineError
 from metier.models import score
 from metier.models.cache import inference, is_plain, prefill
-from metier.models.generate import generate, score_candidates, score_prompts
+from metier.models.generate import generate
+from metier.models.score import score_prompts
 
 VOCABULARY = 61
 COMMON: dict[str, Any] = {
@@ -181,7 +182,7 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_an_empty_prompt_is_refused() -> None:
-    for call in (lambda m: generate(m, [[]], max_new_tokens=1), lambda m: score_candidates(m, [], [[1]])):
+    for call in (lambda m: generate(m, [[]], max_new_tokens=1), lambda m: score_prompts(m, [[]], [[1]])):
         with pytest.raises(ConfigError, match="E270"):
             call(build("llama"))
 
@@ -205,7 +206,7 @@ def test_scores_equal_the_plain_forward_pass(family: str, attention: str) -> Non
         found = score_prompts(model, rows, CANDIDATES)
         expected = [[reference_score(model, row, candidate) for candidate in CANDIDATES] for row in rows]
         np.testing.assert_allclose(found, expected, atol=1e-4)
-        np.testing.assert_allclose(score_candidates(model, rows[1], CANDIDATES), expected[1], atol=1e-4)
+        np.testing.assert_allclose(score_prompts(model, rows[1:2], CANDIDATES), expected[1:2], atol=1e-4)
     assert score._proved[model] == is_plain(model) == (family not in ("mistral-window-6", "bloom-alibi"))
 
 
@@ -223,4 +224,4 @@ def test_a_model_on_which_the_tree_fails_its_proof_takes_the_slow_path(monkeypat
     monkeypatch.setattr(score, "_score_by_tree", lambda *args: np.full((1, 3), -1.0))
     row = prompts([6])[0]
     expected = [reference_score(model, row, candidate) for candidate in CANDIDATES]
-    np.testing.assert_allclose(score_candidates(model, row, CANDIDATES), expected, atol=1e-4)
+    np.testing.assert_allclose(score_prompts(model, [row], CANDIDATES), [expected], atol=1e-4)

@@ -17,6 +17,7 @@ from metier.core.errors import ConfigError, MachineError
 from metier.models.base import Base, from_model
 from metier.models.heads import HeadSpec
 from metier.models.policy import Policy, build
+from metier.training.tokens import cross_entropy, measure_tokens
 
 Make = Callable[..., Base]
 MakeBatch = Callable[..., Batch]
@@ -47,21 +48,6 @@ def test_token_logprobs_do_not_depend_on_the_chunk(
     torch.testing.assert_close(policy.token_logprobs(batch), whole, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mistral"])
-def test_a_score_is_the_sum_of_plain_log_probabilities(family: str, make_base: Make) -> None:
-    policy = build(make_base(family), "lora", {"r": 4})
-    for parameter in policy.trained().values():
-        nn.init.normal_(parameter, std=0.1)
-    prompt, candidates = [5, 6, 7, 8, 9], [[3], [3, 4], [10, 11, 12], [3, 4]]
-    found = policy.score(prompt, candidates)
-    for candidate, score in zip(candidates, found, strict=True):
-        tokens = torch.tensor([prompt + candidate])
-        with torch.no_grad():
-            plain = policy.base.model(input_ids=tokens).logits[0].log_softmax(-1)
-        wanted = sum(float(plain[len(prompt) - 1 + i, token]) for i, token in enumerate(candidate))
-        assert score == pytest.approx(wanted, abs=1e-4)
-
-
 def test_greedy_generation_follows_the_plain_logits(make_base: Make) -> None:
     policy = build(make_base("llama"), "none", {})
     prompts = [[5, 6, 7], [8, 9, 10, 11, 12]]
@@ -73,7 +59,15 @@ def test_greedy_generation_follows_the_plain_logits(make_base: Make) -> None:
         assert list(completion.token_ids) == tokens[len(prompt) :]
 
 
-def test_the_output_layer_is_refused_where_it_cannot_be_written(make_base: Make) -> None:
+def test_an_encoder_has_no_output_layer(make_base: Make) -> None:
+    with pytest.raises(MachineError, match="E407"):
+        build(make_base("bert"), "none", {}).output_layer()
+
+
+@pytest.mark.parametrize("rows", [[[3, 6], [8]], [[5], [9]]])
+def test_a_head_that_cannot_be_written_as_a_layer_computes_every_token_itself(
+    rows: list[list[int]], make_base: Make, make_batch: MakeBatch
+) -> None:
     class Odd(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x.square())
@@ -82,11 +76,20 @@ def test_the_output_layer_is_refused_where_it_cannot_be_written(make_base: Make)
     odd = Odd(32, 61, bias=False)
     odd.weight = model.lm_head.weight
     model.lm_head = odd
-    policy = build(from_model(model, None), "none", {})
-    with pytest.raises(MachineError, match="E407"):
-        policy.output_layer()
-    with pytest.raises(MachineError, match="E407"):
-        build(make_base("bert"), "none", {}).output_layer()
+    policy = build(from_model(model, None), "full", {})
+    assert policy.output_layer() is None
+    batch = make_batch(rows)
+    real_BT = batch.segments_BT > 0
+    logprobs = policy.logits(batch).log_softmax(-1)
+    wanted = torch.zeros(batch.tokens_BT.shape)
+    for row, column in np.argwhere(batch.loss_mask_BT):
+        wanted[row, column] = logprobs[row, column - 1, batch.tokens_BT[row, column]]
+    torch.testing.assert_close(policy.token_logprobs(batch)[real_BT], wanted[real_BT])
+    loss = cross_entropy(policy, batch)
+    assert loss.item() == pytest.approx(-wanted.sum().item(), rel=1e-5)
+    assert measure_tokens(policy, batch)["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    loss.backward()
+    assert all(p.grad is not None for p in policy.trained().values())
 
 
 @pytest.mark.parametrize(("kind", "trains"), [("none", False), ("lora", False), ("layers", False), ("full", True)])

@@ -96,3 +96,68 @@ def test_threads_are_capped_by_the_affinity(monkeypatch: pytest.MonkeyPatch) -> 
     assert probe.choose_threads() == probe.Choice("3", "3 because PyTorch's default allows that many")
     monkeypatch.setattr(probe, "_container_quota", lambda: 2)
     assert probe.choose_threads() == probe.Choice("2", "2 because the container's CPU quota allows that many")
+
+
+# ───────────────────────────────────────────────────────────────────────────── memory
+
+GIB = 2**30
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A machine with 8 GiB free, on which this process holds 1 GiB."""
+    write(tmp_path, "proc/meminfo", f"MemTotal: 999 kB\nMemAvailable:   {8 * 2**20} kB\nBuffers: 7 kB\n")
+    write(tmp_path, "proc/self/status", f"VmRSS:\t {3 * 2**20} kB\nRssAnon:\t {2**20} kB\n")
+    return tmp_path
+
+
+def write(root: Path, name: str, text: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text)
+
+
+def test_without_a_container_it_is_what_the_system_has_free_and_what_is_held_already(machine: Path) -> None:
+    assert probe.free_memory_bytes(machine) == 9 * GIB
+    write(machine, "proc/self/cgroup", "0::/\n")
+    write(machine, "sys/fs/cgroup/memory.current", str(3 * GIB))
+    write(machine, "sys/fs/cgroup/memory.max", "max\n")
+    assert probe.free_memory_bytes(machine) == 9 * GIB
+
+
+def test_the_limit_of_a_container_counts_less_what_is_used_and_cannot_be_dropped(machine: Path) -> None:
+    write(machine, "proc/self/cgroup", "0::/somewhere/outside/of/the/container\n")
+    write(machine, "sys/fs/cgroup/memory.max", f"{4 * GIB}\n")
+    write(machine, "sys/fs/cgroup/memory.current", f"{3 * GIB}\n")
+    write(machine, "sys/fs/cgroup/memory.stat", f"anon 5\ninactive_file {GIB}\nactive_file 7\n")
+    assert probe.free_memory_bytes(machine) == (4 - 3 + 1) * GIB + GIB
+
+
+def test_the_narrowest_group_on_the_way_up_counts(machine: Path) -> None:
+    write(machine, "proc/self/cgroup", "0::/user/session\n")
+    for name, limit in (("user/session", "max"), ("user", str(5 * GIB)), ("", str(7 * GIB))):
+        write(machine, f"sys/fs/cgroup/{name}/memory.max", limit)
+        write(machine, f"sys/fs/cgroup/{name}/memory.current", str(2 * GIB))
+    assert probe.free_memory_bytes(machine) == 3 * GIB + GIB
+    write(machine, "sys/fs/cgroup/user/memory.current", str(6 * GIB))  # over a limit that was lowered
+    assert probe.free_memory_bytes(machine) == GIB
+
+
+def test_the_first_version_of_control_groups_is_read_too(machine: Path) -> None:
+    write(machine, "proc/self/cgroup", "5:devices:/\n4:cpu,memory:/box\n0::/\n")
+    group = "sys/fs/cgroup/memory/box"
+    write(machine, f"{group}/memory.limit_in_bytes", str(3 * GIB))
+    write(machine, f"{group}/memory.usage_in_bytes", str(2 * GIB))
+    write(machine, f"{group}/memory.stat", f"inactive_file 9\ntotal_inactive_file {GIB // 2}\n")
+    write(machine, "sys/fs/cgroup/memory/memory.limit_in_bytes", str(2**63 - 4096))  # none
+    write(machine, "sys/fs/cgroup/memory/memory.usage_in_bytes", str(9 * GIB))
+    assert probe.free_memory_bytes(machine) == 3 * GIB - 2 * GIB + GIB // 2 + GIB
+
+
+def test_a_system_that_does_not_say_what_is_free_is_taken_whole(tmp_path: Path) -> None:
+    assert probe.free_memory_bytes(tmp_path) == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="not Linux")
+def test_this_machine_says_what_is_free() -> None:
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 50 * 2**20 < probe.free_memory_bytes() <= 1.1 * whole

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from contract.test_methods import parts, run
 from metier.core.errors import MachineError
@@ -137,3 +140,51 @@ def test_a_resume_keeps_the_micro_batch_found_to_fit_unless_the_recipe_asks_for_
     state.micro_batch_tokens = state.planned_micro_batch_tokens = planned
     checkpoint.restore(path, policy, state)
     assert state.micro_batch_tokens == expected
+
+
+def test_weights_may_change_as_soon_as_a_save_has_begun(trained, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    folder, policy, state = trained
+    go_on, seal = threading.Event(), checkpoint.seal
+
+    def slow(path: Path) -> None:
+        assert go_on.wait(30)
+        seal(path)
+
+    monkeypatch.setattr(checkpoint, "seal", slow)
+    before = {name: p.detach().clone() for name, p in policy.trained().items()}
+    state.step = 4
+    writing = checkpoint.begin(folder, policy, state, digests={}, figures={})
+    assert not writing.done and "step-000004" not in names(folder), "nothing is there until it is sealed"
+    with torch.no_grad():
+        for parameter in policy.trained().values():
+            parameter += 1
+    state.step = 5
+    go_on.set()
+    path = writing.wait()
+    assert writing.done and path.name == "step-000004" and not checkpoint.problems(path)
+    checkpoint.restore(path, policy, state)
+    assert state.step == 4
+    assert all(torch.equal(p, before[name]) for name, p in policy.trained().items())
+
+
+def test_a_disk_that_fails_in_the_thread_is_told_where_somebody_waits(trained, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    folder, policy, state = trained
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(checkpoint, "seal", full)
+    state.step = 4
+    writing = checkpoint.begin(folder, policy, state, digests={}, figures={})
+    with pytest.raises(MachineError, match="E420"):
+        writing.wait()
+    assert names(folder) == ["step-000001", "step-000002", "step-000003"]
+    assert not [p for p in folder.iterdir() if p.name.startswith(".")]
+
+
+def test_what_this_process_has_sealed_is_not_read_again_to_delete_the_others(
+    trained, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    folder, _, _ = trained
+    monkeypatch.setattr(checkpoint, "problems", lambda path: pytest.fail("read again"))
+    assert checkpoint.rotate(folder, keep=1, best=None, sealed="step-000003") == ["step-000001", "step-000002"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from metier.core.errors import MachineError
-from metier.core.project import disk_errors, fsync_directory
+from metier.core.project import disk_errors
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +108,9 @@ class OwnWeights:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file: temporary name, fsync, rename.
+    """Write a safetensors file under a temporary name and rename it; bringing it to the disk is the caller's.
+
+    Checkpoints and exports fsync all files of a directory together.
 
     Raises:
         MachineError: E420–E422, the disk is full or cannot be written.
@@ -125,12 +127,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
                 raise _as_os_error(error) from error
             with temporary.open("rb+") as file:
                 _order_metadata(file)
-                os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        fsync_directory(path.parent)
 
 
 def _order_metadata(file: BinaryIO) -> None:

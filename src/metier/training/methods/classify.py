@@ -44,6 +44,10 @@ class Options(catalog.Options):
     hidden_layers: int = Field(0, ge=0, le=4, description="Extra fully connected layers before the output.")
     head_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the output layer.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
+    calibrate: bool = Field(
+        True,
+        description="After training, fit on validation how sure the answers are (temperature scaling); none changes.",
+    )
     head_learning_rate_multiplier: float = Field(
         10.0, gt=0, description="Learning rate of the head relative to the base's; the head starts from nothing."
     )
