@@ -90,7 +90,7 @@ def top_quarter(given: argparse.Namespace, python: Path) -> dict[str, Any]:
     work = given.work_dir / "lora"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    order = json.dumps({"work": str(work), "workload": asdict(workload), "gsm8k": str(given.data / "gsm8k")})
+    order = json.dumps({"work": str(work), "workload": asdict(workload), "rows": str(given.data / "gsm8k")})
     facts = call(Path(sys.executable), "workload.py", order, threads=given.threads)
     full = (work / "workload.json").read_text()
     (work / "workload.json").write_text(json.dumps({**json.loads(full), "steps": 3}))

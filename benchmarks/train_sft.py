@@ -110,7 +110,7 @@ def compare(workload: Workload, *, pairs: int, python: Path, gsm8k: Path, folder
     work = folder / f"{workload.shape}-{workload.adapter}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    order = json.dumps({"work": str(work), "workload": asdict(workload), "gsm8k": str(gsm8k)})
+    order = json.dumps({"work": str(work), "workload": asdict(workload), "rows": str(gsm8k)})
     facts = call(Path(sys.executable), "workload.py", order, threads=workload.threads)
     best, tried, more = tuned_batch(python, work, workload)
     with_ours = "with" if more else "without"

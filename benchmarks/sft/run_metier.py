@@ -78,7 +78,7 @@ def run(work: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     ready = time.perf_counter()
     losses, ends, slots = [], [], 0
     state = loop.start(policy, plan)
-    method = Method.of("sft", {})
+    method = Method.of("sft" if facts["task"] == "chat" else "cpt", {})
     for info in loop.train(policy, method, lengths=feed.lengths, collate=feed.collate, plan=plan, state=state):
         losses.append(info.loss)
         ends.append(time.perf_counter())

@@ -23,6 +23,7 @@ import numpy as np
 
 END, PAD, OPEN, CLOSE = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
 TOKENIZER_SIZE = 8192
+BOOK_CHARACTERS = 2_000_000
 SHAPES: dict[str, dict[str, int] | None] = {
     "15m": {
         "vocab_size": 32000,
@@ -77,18 +78,24 @@ class Workload:
     seed: int = 0
     lora_r: int = 16
     lora_alpha: int = 32
+    task: str = "chat"
+    """`chat`: GSM8K with masked prompts; `text`: books cut into blocks of max_length tokens, all of them supervised."""
     layers: tuple[int, ...] = ()
     """Blocks with an adapter; none = all of them."""
 
 
-def prepare(work: Path, workload: Workload, gsm8k: Path) -> dict[str, Any]:
-    """Write the workload's folder and return the facts about its tokens."""
+def prepare(work: Path, workload: Workload, rows: Path) -> dict[str, Any]:
+    """Write the workload's folder and return the facts about its tokens; `rows`: the folder of GSM8K or Gutenberg."""
     import torch
     from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
     from metier.data.batching import step_examples
 
-    tokenizer = train_tokenizer([row["question"] + "\n" + row["answer"] for row in read_rows(gsm8k / "train.jsonl")])
+    if workload.task == "chat":
+        texts = [row["question"] + "\n" + row["answer"] for row in read_rows(rows / "train.jsonl")]
+    else:
+        texts = _books(rows / "train.parquet", BOOK_CHARACTERS)
+    tokenizer = train_tokenizer(texts)
     shape = SHAPES[workload.shape]
     if shape is None:
         config = AutoConfig.from_pretrained(str(resources.files("metier.models").joinpath("assets/nano")))
@@ -101,10 +108,14 @@ def prepare(work: Path, workload: Workload, gsm8k: Path) -> dict[str, Any]:
     tokenizer.save_pretrained(work / "model")
 
     rng = np.random.default_rng(workload.seed)
-    train, test = read_rows(gsm8k / "train.jsonl"), read_rows(gsm8k / "test.jsonl")
     arrays: dict[str, Any] = {}
-    for name, rows, wanted in (("train", train, workload.num_train), ("eval", test, workload.num_eval)):
-        chosen = [rows[i] for i in rng.permutation(len(rows))[:wanted]]
+    for name, file, wanted in (("train", "train", workload.num_train), ("eval", "test", workload.num_eval)):
+        if workload.task == "text":
+            books = _books(rows / f"{'valid' if name == 'eval' else file}.parquet", BOOK_CHARACTERS)
+            arrays |= _blocks(name, books, tokenizer, workload.max_length, wanted)
+            continue
+        found = read_rows(rows / f"{file}.jsonl")
+        chosen = [found[i] for i in rng.permutation(len(found))[:wanted]]
         arrays |= _encode(name, chosen, tokenizer, workload.max_length)
     steps = [
         step_examples(s, n=workload.num_train, batch_size=workload.batch_size, seed=workload.seed)
@@ -170,6 +181,32 @@ def _encode(name: str, rows: list[dict[str, str]], tokenizer: Any, max_length: i
     }
 
 
+def _books(path: Path, characters: int) -> list[str]:
+    """Return books of a Parquet file until there are so many characters."""
+    import pyarrow.parquet as pq
+
+    found: list[str] = []
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=4, columns=["text"]):
+        found += batch.column("text").to_pylist()
+        if sum(map(len, found)) > characters:
+            break
+    return found
+
+
+def _blocks(name: str, books: list[str], tokenizer: Any, length: int, wanted: int) -> dict[str, Any]:
+    """Cut books, one after another, into blocks; every token but a block's first is supervised."""
+    ids = np.concatenate([np.asarray(tokenizer(book)["input_ids"], dtype=np.int64) for book in books])
+    if len(ids) < wanted * length:
+        raise SystemExit(f"{wanted} blocks of {length} tokens need more text than {len(ids)} tokens")
+    mask = np.ones((wanted, length), dtype=np.int64)
+    mask[:, 0] = 0
+    return {
+        f"{name}_ids": ids[: wanted * length],
+        f"{name}_mask": mask.reshape(-1),
+        f"{name}_offsets": np.arange(wanted + 1) * length,
+    }
+
+
 def lora_options(facts: dict[str, Any]) -> dict[str, Any]:
     """Return the product's options of the workload's adapter."""
     chosen = {"layers_to_transform": list(facts["layers"])} if facts["layers"] else {}
@@ -189,5 +226,5 @@ def _initial_adapter(work: Path, workload: Workload) -> None:
 
 if __name__ == "__main__":
     arguments = json.loads(sys.argv[1])
-    facts = prepare(Path(arguments["work"]), Workload(**arguments["workload"]), Path(arguments["gsm8k"]))
+    facts = prepare(Path(arguments["work"]), Workload(**arguments["workload"]), Path(arguments["rows"]))
     print(json.dumps(facts))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from metier.actions.compose import Parts
@@ -11,9 +13,12 @@ from metier.core.batch import Batch
 from metier.data.batching import micro_batches, step_examples
 from metier.models.dryrun import DryRun
 from metier.models.policy import Policy
+from metier.training.feed import Feed
 
 LOOKED_AT_STEPS = 200
 """Steps whose micro-batches are looked at: which is the largest, what is typical, how many shapes there are."""
+LOOKED_AT_ROWS = 4096
+"""Rows of a split that are looked at for the largest pass without a gradient."""
 TYPICAL = (1 / 6, 1 / 2, 5 / 6)
 """Micro-batches at these places, ordered by what attention costs, stand for all of them."""
 
@@ -24,6 +29,9 @@ class Ahead:
 
     largest: Batch
     typical: list[Batch]
+    widest: Batch
+    """A pass without a gradient, over whole splits: a validation, or the making of the trunk's cache. Short steps leave
+    much of the token budget free, and these do not."""
     per_step: float
     """Micro-batches in a step."""
     shapes: int
@@ -56,10 +64,25 @@ def look_ahead(parts: Parts) -> Ahead:
     return Ahead(
         largest=feed.collate(largest[1], largest[2]),
         typical=[feed.collate(*found[int(len(found) * place)][1:3]) for place in TYPICAL],
+        widest=_widest(parts.validation if len(parts.validation) else feed, parts),
         per_step=len(found) / steps,
         shapes=len({shape for *_, shape in found}),
         padding=1 - tokens / slots,
     )
+
+
+def _widest(feed: Feed, parts: Parts) -> Batch:
+    """Return the largest pass over (the first rows of) a split."""
+    lengths = feed.lengths[:LOOKED_AT_ROWS]
+    passes = micro_batches(lengths, budget_tokens=parts.plan.micro_batch_tokens, packing=parts.plan.training.packing)
+    places = np.arange(len(lengths))
+    return feed.collate(places.tolist(), max(passes, key=lambda rows: math.prod(feed.shape(places, rows))))
+
+
+def forward(policy: Policy, batch: Batch) -> torch.Tensor:
+    """Return hidden states or the head's outputs, without a gradient: what a validation computes."""
+    with torch.no_grad():
+        return policy.hidden(batch) if policy.head is None else policy.head_logits(batch)
 
 
 def dry_run(parts: Parts, dtype: str) -> DryRun:

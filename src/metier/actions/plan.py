@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from metier.actions.ahead import Ahead, dry_run, look_ahead, method_loss
+from metier.actions.ahead import Ahead, dry_run, forward, look_ahead, method_loss
 from metier.actions.compose import Parts, Progress, compose
 from metier.actions.ladder import disk_bytes, disk_ladder, gigabytes, memory_ladder
 from metier.actions.train import check_figures, check_recipe
@@ -242,6 +242,7 @@ def _predict(parts: Parts, ahead: Ahead, *, kept: bool) -> tuple[memory.Estimate
     on_cpu = policy.device.type == "cpu"
     large = memory.large_block(jobs.worker_environment())
     typical = [dry.run(seen(batch), loss, large=large) for batch in ahead.typical]
+    validation = dry.run(ahead.widest, forward, large=large)
     estimate = memory.estimate(
         dry,
         seen(ahead.largest),
@@ -249,7 +250,7 @@ def _predict(parts: Parts, ahead: Ahead, *, kept: bool) -> tuple[memory.Estimate
         passes=ahead.passes,
         shapes=ahead.shapes,
         large=large,
-        others=typical,
+        others=[*typical, validation],
         allocator=on_cpu,
     )
     if not on_cpu:

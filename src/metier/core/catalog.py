@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -63,6 +64,8 @@ class Catalog:
         Raises:
             ConfigError: E210, no such kind; names the nearest.
         """
+        if not kind.startswith("_") and (loaded := sys.modules.get(f"{self.package}.{kind}")):
+            return loaded  # looked up for every row of a file: the folder is not listed again
         if kind not in self.names():
             near = difflib.get_close_matches(kind, self.names(), n=1)
             raise ConfigError(

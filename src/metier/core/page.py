@@ -232,7 +232,7 @@ def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
         start = f"{prefix}: " if prefix else ""
         return [pair for key, item in value.items() for pair in flat(item, start + str(key).replace("_", " "))]
     if isinstance(value, bool):
-        return [(prefix, "✔ yes" if value else "✘ no")]
+        return [(prefix, "yes" if value else "no")]
     if isinstance(value, float):
         return [(prefix, number(value))]
     if isinstance(value, int):

@@ -10,6 +10,7 @@ step are plain data with a `kind`; actions resolve them with the catalog, so tha
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Iterable, Mapping
@@ -467,11 +468,11 @@ def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
             node[name] = child
         node = child
     if isinstance(node, list):
-        node[_index(node, leaf, dotted)] = value
+        node[_index(node, leaf, dotted)] = copy.deepcopy(value)
     elif isinstance(node, dict):
         if dotted in ("adapter.kind", "method.kind") and node.get("kind") not in (None, value):
             node.clear()  # the old kind's own keys mean nothing to the new one
-        node[leaf] = value
+        node[leaf] = copy.deepcopy(value)  # a later key may write below it
     else:
         raise ConfigError(
             201,

@@ -48,8 +48,8 @@ def collect(recipe: Recipe, project: Project, progress: Progress | None = None) 
     """Read every source. Bad rows are collected, not judged: `Quarantine.check` does that.
 
     Raises:
-        ConfigError: E245 a prompt without use, E246 no sources, E247 a `map` key without use, E248 `group_by` names no
-            column.
+        ConfigError: E245 a prompt without use, E246 no sources, E247 a `map` key without use, E248 `group_by` or
+            `subject_key` names no column.
         DataError: E300–E309, E312.
     """
     check_sources(recipe)
@@ -161,15 +161,17 @@ def _detection(recipe: Recipe, source: Source, head: list[dict[str, Any]], place
     for column in source.map.values():
         if head and not any(column in row for row in head):
             raise _no_column(column, head, recipe.place(f"data.sources.{index}.map"))
-    group = recipe.data.split.group_by
-    if group and head and not any(group in row for row in head):
-        raise ConfigError(
-            248,
-            f"data.split.group_by names the column `{group}`, which the rows of {source.path} do not have",
-            place=recipe.place("data.split.group_by"),
-            expected=", ".join(sorted({name for row in head for name in row})[:20]),
-            fix="data.split.group_by=COLUMN with one of these, or data.split.group_by=null",
-        )
+    subject = source.permission.subject_key if source.permission else None
+    keys = {"data.split.group_by": recipe.data.split.group_by, f"data.sources.{index}.permission.subject_key": subject}
+    for name, wanted in keys.items():
+        if wanted and head and not any(wanted in row for row in head):
+            raise ConfigError(
+                248,
+                f"{name} names the column `{wanted}`, which the rows of {source.path} do not have",
+                place=recipe.place(name),
+                expected=", ".join(sorted({column for row in head for column in row})[:20]),
+                fix=f"{name}=COLUMN with one of these, or {name}=null",
+            )
     if source.format != "auto":
         found = formats.given(source.format, place=recipe.place(f"data.sources.{index}.format"))
     elif head:

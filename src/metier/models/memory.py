@@ -107,12 +107,14 @@ def estimate(
         passes: 1 where a step is one micro-batch, 2 where gradients add up over several.
         shapes: different shapes of micro-batches in the run.
         large: bytes from which on the allocator gives a freed block back to the system.
-        others: passes over other micro-batches of the run. What is a large block in the largest one may be a small one
-            in these, and leave a hole.
+        others: other passes of the run. What is a large block in the largest micro-batch may be a small one in another,
+            and leave a hole; a validation fills the whole token budget where steps are short.
         allocator: count what glibc's allocator and compiled matrix products hold; False for memory of a GPU.
     """
     trace = run.run(batch, loss, passes=passes, large=large)
     heap = max(each.heap for each in (trace, *others))
+    most = max(each.peak for each in (trace, *others))
+    products = trace.products * shapes + max((each.products for each in others), default=0)
     base, trained = run.policy.base, run.trained
     everything = {id(t): t for t in [*base.model.parameters(), *base.model.buffers(), *trained]}
     num_trained = sum(p.numel() for p in trained)
@@ -122,16 +124,16 @@ def estimate(
         weights=sum(t.numel() * t.element_size() for t in everything.values()),
         gradients=gradients,
         optimizer=STATE_BYTES * num_trained,
-        activations=max(0, trace.peak - gradients),
+        activations=max(0, most - gradients),
         save=max((4 * p.numel() for p in trained), default=0),
         runtime=RUNTIME_BYTES,
         holes=int(HOLES * heap) if glibc else 0,
-        compiled=COMPILED_BYTES * min(COMPILED_KEPT, trace.products * shapes) if allocator else 0,
+        compiled=COMPILED_BYTES * min(COMPILED_KEPT, products) if allocator else 0,
         num_parameters=sum(p.numel() for p in run.own.values()),
         num_trained=num_trained,
         flops_per_token=_flops(run, batch),
         work=trace.work,
-        products=trace.products * shapes,
+        products=products,
         heap=heap,
     )
 

@@ -204,6 +204,9 @@ def test_group_key_and_slices_stay_in_meta_whatever_the_format_reads(project: Pr
     assert made.examples("train")[0].meta["client"].startswith("c")
     wrong = refused(recipe(path, split={"group_by": "patient"}), project)
     assert wrong.code == "E248" and "client" in wrong.expected
+    source = {"path": path, "permission": {"license": "MIT", "purpose": ["training"], "subject_key": "patient"}}
+    wrong = refused(recipe(source), project)
+    assert wrong.code == "E248" and wrong.what.startswith("data.sources.0.permission.subject_key names")
 
 
 # ───────────────────────────────────────────────────────────────────────────── bad rows

@@ -46,7 +46,7 @@ class Options(catalog.Options):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
     calibrate: bool = Field(
         True,
-        description="After training, fit on validation how sure the answers are (temperature scaling); none changes.",
+        description="After training, fit on validation (from 50 rows on) how sure answers are; none of them changes.",
     )
     head_learning_rate_multiplier: float = Field(
         10.0, gt=0, description="Learning rate of the head relative to the base's; the head starts from nothing."
