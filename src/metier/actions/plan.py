@@ -249,6 +249,7 @@ def _predict(parts: Parts, ahead: Ahead, *, kept: bool) -> tuple[memory.Estimate
         loss,
         passes=ahead.passes,
         shapes=ahead.shapes,
+        steps=parts.plan.steps,
         large=large,
         others=[*typical, validation],
         allocator=on_cpu,

@@ -19,6 +19,7 @@ made, and attention by the causal half.
 from __future__ import annotations
 
 import ctypes
+import math
 import platform
 import re
 import resource
@@ -40,6 +41,9 @@ STATE_BYTES = 8
 HOLES = 0.85
 """Free bytes in glibc's heap per live byte in it, at the worst moment between two calls of `trim_heap`: 0.6 to 1.1 in
 seven recipes after 60 to 300 steps under glibc's defaults (LOG.md, 2026-11-21)."""
+HOLES_STEPS = 15
+"""The holes come with the steps: 1 − exp(−steps / 15) of them are there. Half of what MiniLM's process grew by in 100
+steps it had grown by after 10 to 20 (LOG.md, 2026-11-21), and five steps of a 0.5 B model left a third."""
 COMPILED_BYTES = 2 * 258_376
 """A compiled matrix product: two buffers for machine code (seen by logging malloc; oneDNN of PyTorch 2.13)."""
 COMPILED_KEPT = 1024
@@ -94,6 +98,7 @@ def estimate(
     *,
     passes: int = 1,
     shapes: int = 1,
+    steps: int | None = None,
     large: int = LARGE_BYTES,
     others: Sequence[Trace] = (),
     allocator: bool = True,
@@ -106,6 +111,7 @@ def estimate(
         loss: what is trained on; None ends at the hidden states.
         passes: 1 where a step is one micro-batch, 2 where gradients add up over several.
         shapes: different shapes of micro-batches in the run.
+        steps: optimiser steps of the run; None: so many that the heap has its final holes.
         large: bytes from which on the allocator gives a freed block back to the system.
         others: other passes of the run. What is a large block in the largest micro-batch may be a small one in another,
             and leave a hole; a validation fills the whole token budget where steps are short.
@@ -119,6 +125,7 @@ def estimate(
     everything = {id(t): t for t in [*base.model.parameters(), *base.model.buffers(), *trained]}
     num_trained = sum(p.numel() for p in trained)
     gradients = 4 * num_trained
+    grown = 1.0 if steps is None else 1 - math.exp(-steps / HOLES_STEPS)
     glibc = allocator and platform.libc_ver()[0] == "glibc"
     return Estimate(
         weights=sum(t.numel() * t.element_size() for t in everything.values()),
@@ -127,7 +134,7 @@ def estimate(
         activations=max(0, most - gradients),
         save=max((4 * p.numel() for p in trained), default=0),
         runtime=RUNTIME_BYTES,
-        holes=int(HOLES * heap) if glibc else 0,
+        holes=int(HOLES * heap * grown) if glibc else 0,
         compiled=COMPILED_BYTES * min(COMPILED_KEPT, products) if allocator else 0,
         num_parameters=sum(p.numel() for p in run.own.values()),
         num_trained=num_trained,

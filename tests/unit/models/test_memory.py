@@ -33,7 +33,7 @@ def small(**more: Any) -> LlamaConfig:
 
 def estimate(config: Any, *, rows: int, length: int, supervised: float = 1.0, **more: Any) -> Estimate:
     """What a language model needs for a batch of which the first tokens of each row have no loss."""
-    options = {name: more.pop(name) for name in ("passes", "shapes", "allocator", "loss") if name in more}
+    options = {name: more.pop(name) for name in ("passes", "shapes", "steps", "allocator", "loss") if name in more}
     batch = blank(rows, length)
     batch.loss_mask_BT[:, : round(length * (1 - supervised))] = 0
     return memory.estimate(DryRun(config, **more), batch, **options)
@@ -126,6 +126,12 @@ def test_the_allocator_has_a_part_of_its_own() -> None:
     assert estimate(small(), shapes=5, **options).compiled == 0, "float32 products are not compiled"
     on_a_gpu = estimate(small(), dtype="bfloat16", allocator=False, **options)
     assert on_a_gpu.held == on_a_gpu.peak == found.peak
+
+
+def test_a_short_run_has_fewer_holes_than_a_long_one() -> None:
+    options: dict[str, Any] = {"adapter": "full", "rows": 2, "length": 64}
+    short, long, final = (estimate(small(), steps=steps, **options).holes for steps in (5, 100, None))
+    assert short == pytest.approx(0.28 * final, rel=0.02) and long == pytest.approx(final, rel=0.01)
 
 
 def test_what_the_system_takes_back_at_once_leaves_no_holes() -> None:
