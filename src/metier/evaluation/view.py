@@ -53,7 +53,8 @@ VERDICTS: dict[Verdict, Words] = {
     ),
     "no_gain": Words(
         "No clear gain", "=", "warn",
-        "The difference from the untouched base is within what chance explains. Nothing speaks for the tuned model.",
+        "The difference from the untouched base is within what chance explains: by this figure nothing speaks for "
+        "the tuned model.",
     ),
     "worse": Words(
         "Worse than the base", "▼", "bad",
