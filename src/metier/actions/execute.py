@@ -135,7 +135,9 @@ def _train(run: Run, parts: Parts, stop: Stop) -> None:
     state = loop.start(parts.policy, parts.plan)
     _resume(run, parts, state)
     if state.step < parts.plan.steps:
-        keep(parts, _progress(run))
+        began = time.perf_counter()
+        if num_bytes := keep(parts, _progress(run)):
+            run.event("trunk", seconds=time.perf_counter() - began, num_bytes=num_bytes)
         _write_environment(run, parts)
     run.event("phase", name="train", text=f"step {state.step} of {parts.plan.steps}")
     steps = loop.train(

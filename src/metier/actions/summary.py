@@ -35,6 +35,7 @@ def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
         for e in evaluations
     ]
     environment = run.dir / "environment.json"
+    trunks = list(run.events("trunk"))  # the plan counts the frozen part's cache, too
     trained = parts.policy.trained()
     return TrainingSummary(
         method=parts.recipe.method.kind,
@@ -62,7 +63,11 @@ def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
         curve=_thinned(taken),
         validation_curve=validation,
         estimate={k: float(plan[k]) for k in ("seconds", "memory_bytes", "disk_bytes") if k in plan},
-        actual={"seconds": train_seconds, "memory_bytes": float(peak), "disk_bytes": float(disk_bytes(run))},
+        actual={
+            "seconds": train_seconds + sum(float(e["seconds"]) for e in trunks),
+            "memory_bytes": float(peak),
+            "disk_bytes": float(disk_bytes(run) + max((int(e["num_bytes"]) for e in trunks), default=0)),
+        },
         # Those of the training: a finished run may be measured on another machine.
         choices=read_json(environment)["choices"] if environment.exists() else parts.choices,
     )

@@ -61,8 +61,11 @@ def choose(parts: Parts) -> Choice:
     return Choice(trunk, f"kept because {what} frozen; {size(needed)} on disk", needed)
 
 
-def keep(parts: Parts, progress: Progress) -> None:
+def keep(parts: Parts, progress: Progress) -> int:
     """Make or open the caches that `choose` asks for; the feeds of the parts read from them afterwards.
+
+    Returns:
+        Their bytes on disk; 0 where nothing is kept.
 
     Raises:
         MachineError: E420–E422, the disk is full or not writable.
@@ -71,10 +74,10 @@ def keep(parts: Parts, progress: Progress) -> None:
     if choice.trunk is None:
         if choice.reason:
             parts.choices["trunk"] = choice.reason
-        return
+        return 0
     if not choice.trunk.holds(parts.policy, _probe(parts)):
         parts.choices["trunk"] = "off because on a probe a pass that starts behind it differs from a whole one"
-        return
+        return 0
     for split, feed in _feeds(parts):
         folder, key = _place(parts, choice.trunk, split)
         cache = TrunkCache.cached(
@@ -90,6 +93,7 @@ def keep(parts: Parts, progress: Progress) -> None:
         setattr(parts, split, replace(feed, trunk=cache))
     parts.policy.trunk = choice.trunk
     parts.choices["trunk"] = choice.reason
+    return sum(feed.trunk.num_bytes for _, feed in _feeds(parts) if feed.trunk is not None)
 
 
 def clear(parts: Parts) -> None:

@@ -118,7 +118,7 @@ class Run:
     # ── events ──
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append one event; kinds: phase, plan, step, evaluation, checkpoint, note, done, error."""
+        """Append one event; kinds: phase, plan, trunk, step, evaluation, checkpoint, note, done, error."""
         path = self.dir / "events.jsonl"
         line = json.dumps({"time": now(), "kind": kind, **fields}, ensure_ascii=False).encode() + b"\n"
         with disk_errors(path), path.open("ab+") as file:
