@@ -36,7 +36,10 @@ def silent(what: str, done: int, total: int | None) -> None:
         ({}, "kept because the whole base is frozen"),
         ({"adapter.kind": "layers", "adapter.num_layers": 1}, "kept because 1 of 2 blocks are frozen"),
         ({"training.cache_frozen": False}, "off because the recipe says so"),
-        ({"training.num_train_epochs": 1, "evaluation.every_steps": 100}, "off because the run passes over its rows too"),
+        (
+            {"training.num_train_epochs": 1, "evaluation.every_steps": 100},
+            "off because the run passes over its rows too",
+        ),
         ({"adapter.kind": "full"}, ""),
     ],
 )
