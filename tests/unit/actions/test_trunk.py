@@ -38,7 +38,7 @@ def silent(what: str, done: int, total: int | None) -> None:
         ({"training.cache_frozen": False}, "off because the recipe says so"),
         (
             {"training.num_train_epochs": 1, "evaluation.every_steps": 100},
-            "off because the run passes over its rows too",
+            "off because the run passes over its rows",
         ),
         ({"adapter.kind": "full"}, ""),
     ],
