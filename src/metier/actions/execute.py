@@ -16,7 +16,7 @@ from metier.actions.plan import peak_memory_bytes, plan_parts, write_plan
 from metier.actions.recipes import kept
 from metier.actions.train import check_figures
 from metier.actions.trunk import clear, keep
-from metier.core.errors import ConfigError, DataError, MetierError
+from metier.core.errors import ConfigError, DataError
 from metier.core.project import Project, read_json, write_json
 from metier.core.run import Run
 from metier.core.types import SPLITS
@@ -175,7 +175,7 @@ def _train(run: Run, parts: Parts, stop: Stop) -> None:
                 saves.settle(wait=True)
             if stop.signal is not None:
                 stop.now()
-    except MetierError:
+    except Exception:
         saves.settle(wait=True)  # what was taken before is kept
         raise
     stop.deferred = False

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from metier.actions.ahead import dry_run, look_ahead, method_loss
+from metier.actions.ahead import dry_run, forward, look_ahead, method_loss
 from metier.actions.compose import Parts
 from metier.core.batch import Batch
 from metier.core.errors import ConfigError
@@ -91,14 +91,16 @@ def _changes(parts: Parts) -> list[dict[str, Any]]:
 def _live_bytes(parts: Parts, change: Mapping[str, Any], *, kept: bool) -> int | None:
     """Return what would live at the peak with these keys of the recipe; None where they do not suit the base."""
     dtype = change.get("model.dtype", str(parts.policy.dtype).removeprefix("torch."))
-    train = parts.train
+    train, validation = parts.train, parts.validation
     if MAX_LENGTH in change:
-        train = _shortened(train, change[MAX_LENGTH], truncation=parts.recipe.training.truncation)
+        most, truncation = change[MAX_LENGTH], parts.recipe.training.truncation
+        train, validation = (_shortened(feed, most, truncation=truncation) for feed in (train, validation))
     changed = replace(
         parts,
         recipe=parts.recipe.with_values(change),
         plan=replace(parts.plan, micro_batch_tokens=change.get(MICRO_BATCH, parts.plan.micro_batch_tokens)),
         train=train,
+        validation=validation,
     )
     try:
         dry = dry_run(changed, dtype)
@@ -110,7 +112,8 @@ def _live_bytes(parts: Parts, change: Mapping[str, Any], *, kept: bool) -> int |
     def loss(policy: Policy, batch: Batch) -> Tensor:
         return method_loss(changed, policy, batch)
 
-    return memory.estimate(dry, batch, loss, passes=ahead.passes).peak
+    others = [dry.run(ahead.widest, forward)]
+    return memory.estimate(dry, batch, loss, passes=ahead.passes, others=others).peak
 
 
 def _shortened(feed: Feed, most: int, *, truncation: str) -> Feed:

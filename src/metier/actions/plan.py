@@ -278,7 +278,8 @@ def _predict(parts: Parts, ahead: Ahead, *, kept: bool) -> tuple[memory.Estimate
 def _measure(parts: Parts, ahead: Ahead, trunk: Trunk | None, progress: Progress | None) -> tuple[float, int]:
     """Take a few real steps and a real save; return seconds of the whole training and the peak memory.
 
-    The largest micro-batch ahead runs forward and backward, too: the first steps need not hold it.
+    The largest micro-batch ahead runs forward and backward, too, and the widest validation forward: the first steps
+    need not hold them.
 
     Args:
         ahead: what the first steps consist of.
@@ -317,6 +318,9 @@ def _measure(parts: Parts, ahead: Ahead, trunk: Trunk | None, progress: Progress
             break
     if state.micro_batch_tokens == parts.plan.micro_batch_tokens:  # else memory ran out: the peak was reached
         _run_largest(parts, seen(ahead.largest), ahead.passes)
+        parts.policy.eval()
+        with loop.memory_errors():
+            forward(parts.policy, ahead.widest)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=parts.project.cache_dir) as folder:
         checkpoint.save(Path(folder), parts.policy, state, digests={}, figures={})

@@ -20,6 +20,7 @@ from metier.training.feed import Feed
 from metier.training.trunk_cache import DISK_SHARE, KEPT_AFTERWARDS, TrunkCache, num_bytes, worth
 
 PROBE_ROWS, PROBE_TOKENS = 8, 512
+RECIPE_SAYS_NO = "off because the recipe says so"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ def choose(parts: Parts) -> Choice:
     if trunk is None:
         return Choice(None)
     if not training.cache_frozen:
-        return Choice(None, "off because the recipe says so")
-    if before.startswith("off"):
+        return Choice(None, RECIPE_SAYS_NO)
+    if before.startswith("off") and before != RECIPE_SAYS_NO:  # a resume may turn it on
         return Choice(None, before)
     if not worth(
         examples=parts.plan.steps * training.batch_size,

@@ -53,18 +53,26 @@ def versions() -> dict[str, str]:
 
 
 class Writing:
-    """A checkpoint whose bytes the system has: a thread brings them to the disk, seals and renames them."""
+    """A checkpoint whose bytes the system has: a thread brings them to the disk, seals and renames them.
 
-    def __init__(self, temporary: Path, final: Path) -> None:
-        self._temporary, self._final = temporary, final
+    Args:
+        final: where it will lie.
+        temporary: where it lies; None: it was sealed before.
+    """
+
+    def __init__(self, final: Path, temporary: Path | None = None) -> None:
+        self._final = final
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._finish, name=f"checkpoint {final.name}", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if temporary is not None:
+            name = f"checkpoint {final.name}"
+            self._thread = threading.Thread(target=self._finish, args=(temporary,), name=name, daemon=True)
+            self._thread.start()
 
     @property
     def done(self) -> bool:
         """Whether `wait` would return (or raise) at once."""
-        return not self._thread.is_alive()
+        return self._thread is None or not self._thread.is_alive()
 
     def wait(self) -> Path:
         """Return the sealed directory.
@@ -72,37 +80,24 @@ class Writing:
         Raises:
             MachineError: E420–E422, the disk; the checkpoints before are untouched.
         """
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         if self._error is not None:
             raise self._error
         return self._final
 
-    def _finish(self) -> None:
+    def _finish(self, temporary: Path) -> None:
         try:
             with disk_errors(self._final):
                 try:
-                    seal(self._temporary)
-                    self._temporary.rename(self._final)
+                    seal(temporary)
+                    temporary.rename(self._final)
                 except BaseException:
-                    shutil.rmtree(self._temporary, ignore_errors=True)
+                    shutil.rmtree(temporary, ignore_errors=True)
                     raise
                 fsync_directory(self._final.parent)
         except BaseException as error:  # it is raised where somebody waits
             self._error = error
-
-
-class _Written(Writing):
-    """A checkpoint that was there before."""
-
-    def __init__(self, final: Path) -> None:
-        self._final = final
-
-    @property
-    def done(self) -> bool:
-        return True
-
-    def wait(self) -> Path:
-        return self._final
 
 
 def save(folder: Path, policy: Policy, state: State, *, digests: dict[str, str], figures: dict[str, float]) -> Path:
@@ -125,7 +120,7 @@ def begin(folder: Path, policy: Policy, state: State, *, digests: dict[str, str]
     """
     final = folder / f"step-{state.step:06d}"
     if final.exists() and not problems(final):
-        return _Written(final)
+        return Writing(final)
     temporary = folder / f".step-{state.step:06d}.tmp"
     with disk_errors(final):
         if final.exists():
@@ -141,7 +136,7 @@ def begin(folder: Path, policy: Policy, state: State, *, digests: dict[str, str]
             if isinstance(error, safetensors.SafetensorError):
                 raise _disk_behind(error, final) from error
             raise
-    return Writing(temporary, final)
+    return Writing(final, temporary)
 
 
 def seal(folder: Path) -> None:

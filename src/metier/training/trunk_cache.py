@@ -13,7 +13,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,12 +66,8 @@ class TrunkCache:
             pooled_ND: Kept = self._states[[indices[i] for row in rows for i in row]]
             return pooled_ND  # fancy indexing copies: an array of its own
         out_BTD: Kept = np.zeros((len(rows), width, self._states.shape[1]), dtype=self._states.dtype)
-        for b, row in enumerate(rows):
-            start = 0
-            for i in row:
-                first, last = self._offsets[indices[i]], self._offsets[indices[i] + 1]
-                out_BTD[b, start : start + last - first] = self._states[first:last]
-                start += last - first
+        for b, places, kept in _segments([[indices[i] for i in row] for row in rows], self._offsets):
+            out_BTD[b, places] = self._states[kept]
         return out_BTD
 
     @classmethod
@@ -178,16 +174,22 @@ def _write(
             if trunk.pooled:
                 states[[i for row in rows for i in row]] = made
             else:
-                for b, row in enumerate(rows):
-                    start = 0
-                    for i in row:
-                        size = offsets[i + 1] - offsets[i]
-                        states[offsets[i] : offsets[i + 1]] = made[b, start : start + size]
-                        start += size
+                for b, places, kept in _segments(rows, offsets):
+                    states[kept] = made[b, places]
             done += sum(map(len, rows))
             progress(done, len(feed))
     states.flush()
     return {"pooled": trunk.pooled, "dtype": str(states.dtype), "shape": list(states.shape)}
+
+
+def _segments(rows: Sequence[Sequence[int]], offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, slice, slice]]:
+    """Yield, per example of a batch, its row, its positions there, and its vectors in the file."""
+    for b, row in enumerate(rows):
+        start = 0
+        for i in row:
+            first, last = int(offsets[i]), int(offsets[i + 1])
+            yield b, slice(start, start + last - first), slice(first, last)
+            start += last - first
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from contract.recipe_probes import Desk
 from contract.test_methods import examples, parts
 from metier.actions import compose, execute, train
 from metier.core import jobs
@@ -90,6 +92,30 @@ def test_the_temperature_lies_beside_the_choice_of_the_checkpoint_and_counts_for
     policy.head.temperature = 1.0
     execute._calibrate(run, SimpleNamespace(**{**vars(given), "method": off}))  # type: ignore[arg-type]
     assert policy.head.temperature == 1
+
+
+def test_whatever_ends_the_loop_the_save_that_was_on_its_way_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    made = compose.compose(desk.recipe({"training.save_steps": 1, "evaluation.every_steps": 100}), desk.project())
+    own = Run.create(made.project.new_run_dir("classify", "x"))
+    steps, seal = loop.train, checkpoint.seal
+
+    def one_step_and_a_bug(*args: Any, **kwargs: Any) -> Any:
+        yield next(steps(*args, **kwargs))
+        raise RuntimeError("a bug")
+
+    def slow(path: Path) -> None:
+        time.sleep(0.5)
+        seal(path)
+
+    monkeypatch.setattr(loop, "train", one_step_and_a_bug)
+    monkeypatch.setattr(checkpoint, "seal", slow)
+    with pytest.raises(RuntimeError, match="a bug"):
+        execute._train(own, made, SimpleNamespace(signal=None, deferred=False, now=lambda: None))  # type: ignore[arg-type]
+    found, _ = checkpoint.newest(own.checkpoints_dir)
+    assert found is not None and found.name == "step-000001"
 
 
 class Asked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from metier.actions import ladder
 from metier.actions import plan as plans
 from metier.actions.ahead import look_ahead
 from metier.actions.compose import Parts, compose
@@ -142,6 +144,20 @@ def test_the_measured_peak_is_that_of_the_largest_micro_batch(
     plans._run_largest(parts, largest, passes=2)
     assert seen[-2:] == [largest.num_slots] * 2
     assert all(torch.equal(before[name], p) and p.grad is None for name, p in parts.policy.trained().items())
+
+
+def test_a_validation_that_is_wider_than_a_step_counts(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = parts_of(project, "sft", adapter="lora", batch_size=1, micro_batch_tokens=4096)
+    ahead = look_ahead(parts)
+    assert ahead.widest.num_slots > 2 * ahead.largest.num_slots
+    whole, _ = plans._predict(parts, ahead, kept=False)
+    without, _ = plans._predict(parts, replace(ahead, widest=ahead.largest), kept=False)
+    assert whole.activations > without.activations
+    assert ladder._live_bytes(parts, {}, kept=False) == whole.peak, "a rung counts it, too"
+    seen: list[int] = []
+    monkeypatch.setattr(plans, "forward", lambda policy, batch: seen.append(batch.num_slots))
+    plans._measure(parts, ahead, None, None)
+    assert seen == [ahead.widest.num_slots], "and it is among what is measured"
 
 
 # ───────────────────────────────────────────────────────────────────────────── does it fit?

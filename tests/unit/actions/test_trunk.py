@@ -62,6 +62,12 @@ def test_a_disk_without_room_turns_it_off_but_not_in_a_run_that_began_with_it(
     assert trunk.choose(parts).trunk is None, "nor does a run that began without it change its mind"
 
 
+def test_a_resume_may_turn_on_what_the_recipe_had_turned_off(desk: Desk) -> None:
+    parts = made(desk, {})
+    parts.choices["trunk"] = trunk.choose(made(desk, {"training.cache_frozen": False})).reason
+    assert trunk.choose(parts).trunk is not None
+
+
 def test_what_is_kept_is_read_by_both_feeds_and_a_large_cache_does_not_wait(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

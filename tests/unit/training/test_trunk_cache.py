@@ -39,6 +39,7 @@ def cached(folder: Path, kind: str, adapter: str, options: dict[str, Any], *, pa
 def test_the_curve_is_the_same_with_and_without(tmp_path: Path, case: str, packing: bool) -> None:
     method, plain, kept, policy, seen = cached(tmp_path, *CASES[case], packing=packing)
     assert seen[-1] == len(plain)
+    assert all(batch.trunk is not None for batch in kept.batches(budget_tokens=256, packing=packing))
     with_cache, _ = run(method, kept, policy, steps=8, packing=packing, tokens=256)
     again = parts(*CASES[case])
     without, _ = run(again[0], again[1], again[2], steps=8, packing=packing, tokens=256)
