@@ -113,6 +113,7 @@ KEYS: dict[str, Effect] = {
     # ── training
     "training.num_train_epochs": Effect(see.examples, (0.5, 1), {"training.max_steps": None}),
     "training.max_steps": Effect(see.examples, (2, 3, None)),
+    "training.optimizer": Effect(see.weights, ("adamw", "muon")),
     "training.learning_rate": Effect(see.learning_rates, ("auto", 1e-3, 3e-3)),
     "training.lr_scheduler_type": Effect(see.learning_rates, ("cosine", "linear", "constant", "wsd"), TEN_STEPS),
     "training.warmup_ratio": Effect(see.learning_rates, (0.0, 0.5)),

@@ -113,7 +113,9 @@ def _live_bytes(parts: Parts, change: Mapping[str, Any], *, kept: bool) -> int |
         return method_loss(changed, policy, batch)
 
     others = [dry.run(ahead.widest, forward)]
-    return memory.estimate(dry, batch, loss, passes=ahead.passes, others=others).peak
+    return memory.estimate(
+        dry, batch, loss, passes=ahead.passes, others=others, optimizer=changed.recipe.training.optimizer
+    ).peak
 
 
 def _shortened(feed: Feed, most: int, *, truncation: str) -> Feed:

@@ -253,12 +253,15 @@ def _predict(parts: Parts, ahead: Ahead, *, kept: bool) -> tuple[memory.Estimate
         large=large,
         others=[*typical, validation],
         allocator=on_cpu,
+        optimizer=parts.recipe.training.optimizer,
     )
     if not on_cpu:
         tokens = float(parts.train.lengths.mean()) * parts.recipe.training.batch_size * parts.plan.steps
         rate = accelerator_matmul(policy.device, policy.dtype)
         return estimate, tokens * estimate.flops_per_token / (rate * ACCELERATOR_SHARE)
     measured, threads = rates(dtype), torch.get_num_threads()
+    muon = parts.recipe.training.optimizer == "muon"
+    matrices = [(p.shape[0], p.shape[1]) for p in memory.hidden_matrices(dry)] if muon else []
     step = duration.step_seconds(
         [trace.work for trace in typical],
         per_step=ahead.per_step,
@@ -266,6 +269,7 @@ def _predict(parts: Parts, ahead: Ahead, *, kept: bool) -> tuple[memory.Estimate
         held=estimate.heap * (1 + memory.HOLES) / loop.TRIM_STEPS,
         rates=measured,
         threads=threads,
+        orthogonalised=matrices,
     )
     once = 0.0
     if kept:

@@ -175,12 +175,17 @@ class Training(Section):
 
     num_train_epochs: float = key(3.0, "Passes over the training split.", gt=0)
     max_steps: Count | None = key(None, "At most so many optimiser steps, where num_train_epochs would take more.")
+    optimizer: Literal["adamw", "muon"] = key(
+        "adamw",
+        "`muon` steps the matrices between hidden states by Muon, all else by AdamW, with the same learning rate: for "
+        "a base that is trained from a random start.",
+    )
     learning_rate: Positive | Auto = key("auto", "Peak learning rate; `auto` follows method, adapter and model size.")
     lr_scheduler_type: Literal["cosine", "linear", "constant", "wsd"] = key(
         "cosine", "Shape after warm-up; `wsd` is constant with a linear decay over the last fifth."
     )
     warmup_ratio: float = key(0.05, "Share of the steps in which the learning rate rises.", ge=0, le=1)
-    weight_decay: float = key(0.01, "AdamW weight decay of matrices; vectors have none.", ge=0)
+    weight_decay: float = key(0.01, "Weight decay of matrices, decoupled; vectors have none.", ge=0)
     adam_beta1: float = key(0.9, "AdamW first moment.", ge=0, lt=1)
     adam_beta2: float = key(0.999, "AdamW second moment.", ge=0, lt=1)
     adam_epsilon: float = key(1e-8, "AdamW epsilon.", gt=0)

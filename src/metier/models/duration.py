@@ -26,7 +26,14 @@ an Intel Xeon with AMX, in CPU time (LOG.md, 2026-11-21): all of a step share th
 
 
 def step_seconds(
-    passes: Sequence[Work], *, per_step: float, num_trained: int, held: float, rates: Rates, threads: int
+    passes: Sequence[Work],
+    *,
+    per_step: float,
+    num_trained: int,
+    held: float,
+    rates: Rates,
+    threads: int,
+    orthogonalised: Sequence[tuple[int, int]] = (),
 ) -> float:
     """Return the seconds of an optimiser step.
 
@@ -35,10 +42,18 @@ def step_seconds(
         per_step: micro-batches in a step, on average.
         num_trained: trained weights.
         held: bytes of the heap that a step touches anew, since it was given back to the system.
+        orthogonalised: shapes of the matrices that Muon steps; their products are bfloat16, and priced as the run's.
     """
     typical = sum(sum(pass_seconds(work, rates, threads).values()) for work in passes) / len(passes)
     optimizer = num_trained * (ADAMW_BYTES + CLIP_BYTES) / rates.stream / threads
+    optimizer += sum(newton_schulz_flops(*shape) for shape in orthogonalised) / rates.matmul / threads
     return WHOLE * (typical * per_step + optimizer + held / rates.touch)
+
+
+def newton_schulz_flops(rows: int, columns: int, *, iterations: int = 5) -> int:
+    """Return the FLOPs of orthogonalising a matrix: X ← aX + (bG + cG²)X with G = XXᵀ, on its shorter side."""
+    short, long = sorted((rows, columns))
+    return iterations * (4 * short * short * long + 2 * short**3)
 
 
 def pass_seconds(work: Work, rates: Rates, threads: int) -> dict[str, float]:

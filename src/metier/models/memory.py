@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from metier.core.batch import Batch
 from metier.models.dryrun import LARGE_BYTES, DryRun, Loss, Trace, Work
@@ -37,7 +38,7 @@ from metier.models.dryrun import LARGE_BYTES, DryRun, Loss, Trace, Work
 RUNTIME_BYTES = 450 * 2**20
 """Resident memory of Python after one step of a tiny model, everything imported: 451 MiB measured (Linux, CPU)."""
 STATE_BYTES = 8
-"""AdamW: two float32 moments per trained weight."""
+"""AdamW: two float32 moments per trained weight; Muon keeps one."""
 HOLES = 0.85
 """Free bytes in glibc's heap per live byte in it, at the worst moment between two calls of `trim_heap`: 0.6 to 1.1 in
 seven recipes after 60 to 300 steps under glibc's defaults (LOG.md, 2026-11-21)."""
@@ -102,6 +103,7 @@ def estimate(
     large: int = LARGE_BYTES,
     others: Sequence[Trace] = (),
     allocator: bool = True,
+    optimizer: str = "adamw",
 ) -> Estimate:
     """Return what one training step needs.
 
@@ -116,6 +118,7 @@ def estimate(
         others: other passes of the run. What is a large block in the largest micro-batch may be a small one in another,
             and leave a hole; a validation fills the whole token budget where steps are short.
         allocator: count what glibc's allocator and compiled matrix products hold; False for memory of a GPU.
+        optimizer: the recipe's `training.optimizer`.
     """
     trace = run.run(batch, loss, passes=passes, large=large)
     heap = max(each.heap for each in (trace, *others))
@@ -125,12 +128,13 @@ def estimate(
     everything = {id(t): t for t in [*base.model.parameters(), *base.model.buffers(), *trained]}
     num_trained = sum(p.numel() for p in trained)
     gradients = 4 * num_trained
+    by_muon = sum(p.numel() for p in hidden_matrices(run)) if optimizer == "muon" else 0
     grown = 1.0 if steps is None else 1 - math.exp(-steps / HOLES_STEPS)
     glibc = allocator and platform.libc_ver()[0] == "glibc"
     return Estimate(
         weights=sum(t.numel() * t.element_size() for t in everything.values()),
         gradients=gradients,
-        optimizer=STATE_BYTES * num_trained,
+        optimizer=STATE_BYTES * num_trained - STATE_BYTES // 2 * by_muon,
         activations=max(0, most - gradients),
         save=max((4 * p.numel() for p in trained), default=0),
         runtime=RUNTIME_BYTES,
@@ -143,6 +147,12 @@ def estimate(
         products=products,
         heap=heap,
     )
+
+
+def hidden_matrices(run: DryRun) -> list[Tensor]:
+    """Return the trained matrices between hidden states, which Muon may step."""
+    trained = run.policy.trained()
+    return [trained[name] for name in sorted(run.policy.hidden_matrices())]
 
 
 def large_block(environment: Mapping[str, str]) -> int:

@@ -85,6 +85,16 @@ class Policy:
             found.update({f"head.{name}": p for name, p in self.head.named_parameters()})
         return found
 
+    def hidden_matrices(self) -> frozenset[str]:
+        """Return the names of the trained matrices between hidden states: no embedding, output layer or task head."""
+        model = self.base.model
+        outer = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        if (output := model.get_output_embeddings()) is not None:
+            outer |= {id(p) for p in output.parameters()}
+        return frozenset(
+            f"adapter.{name}" for name, p in self.adapter.trainable().items() if p.ndim == 2 and id(p) not in outer
+        )
+
     # ── modes ──
 
     def train(self) -> Policy:

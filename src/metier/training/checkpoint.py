@@ -2,7 +2,7 @@
 
     checkpoints/step-000200/
       (the policy's own files)   adapter or weights in float32, head, as Policy.save writes them
-      optimizer.safetensors      first and second moments and step counts, by parameter name
+      optimizer.safetensors      moments and step counts, by parameter name and field
       state.json                 step, counters, digests, library versions
       COMPLETE.json              every file with size and SHA-256; written last
 
@@ -34,6 +34,7 @@ from metier.core.errors import MachineError
 from metier.core.project import digest_file, disk_errors, fsync_directory, now, read_json, write_json
 from metier.models.policy import Policy
 from metier.training.loop import State
+from metier.training.optim import Optimizer
 
 COUNTERS = ("step", "tokens", "supervised", "examples", "slots", "seconds", "micro_batch_tokens")
 
@@ -259,36 +260,30 @@ def _state(state: State, digests: dict[str, str], figures: dict[str, float]) -> 
     }
 
 
-def _optimizer_tensors(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"{name}#{key}"] = value.detach().cpu().contiguous()
-    return tensors
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}#{field}": value.detach().cpu().contiguous()
+        for name, fields in optimizer.state().items()
+        for field, value in fields.items()
+    }
 
 
-def _restore_optimizer(optimizer: torch.optim.AdamW, path: Path) -> None:
+def _restore_optimizer(optimizer: Optimizer, path: Path) -> None:
     tensors = safetensors.torch.load_file(path)
-    expected = [name for group in optimizer.param_groups for name in group["names"]]
-    found = {key.rpartition("#")[0] for key in tensors}
-    if found and found != set(expected):
-        raise MachineError(
-            430,
-            "The checkpoint's optimiser names other parameters than this run trains",
-            place=str(path),
-            received=f"{len(found - set(expected))} unknown, {len(set(expected) - found)} missing",
-            fix="metier runs resume RUN --fork starts a new run from the recipe",
-        )
     saved: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, field = key.rpartition("#")
         saved.setdefault(name, {})[field] = tensor
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            if name in saved:
-                # Fused AdamW keeps its step count on the parameter's device.
-                optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in saved[name].items()}
+    found, expected = saved.keys(), optimizer.state().keys()
+    if found and found != expected:
+        raise MachineError(
+            430,
+            "The checkpoint's optimiser names other parameters than this run trains",
+            place=str(path),
+            received=f"{len(found - expected)} unknown, {len(expected - found)} missing",
+            fix="metier runs resume RUN --fork starts a new run from the recipe",
+        )
+    optimizer.load(saved)
 
 
 def _disk_behind(error: Exception, place: Path) -> MachineError:

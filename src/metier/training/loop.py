@@ -26,7 +26,7 @@ from metier.data.batching import micro_batches, step_examples
 from metier.models.memory import trim_heap
 from metier.models.policy import Policy
 from metier.training.method import Method
-from metier.training.optim import clip, make_optimizer, schedule, set_learning_rate
+from metier.training.optim import Optimizer, clip, make_optimizer, schedule
 
 TRIM_STEPS = 10
 """On a CPU, the heap's free pages go back to the system every so many steps."""
@@ -51,7 +51,7 @@ class Plan:
 class State:
     """What changes from step to step, besides the weights."""
 
-    optimizer: torch.optim.AdamW
+    optimizer: Optimizer
     step: int = 0
     tokens: int = 0
     supervised: int = 0
@@ -83,7 +83,11 @@ class StepInfo:
 def start(policy: Policy, plan: Plan) -> State:
     """Return the state before the first step."""
     optimizer = make_optimizer(
-        policy.trained(), plan.training, peak=plan.peak_learning_rate, head_multiplier=plan.head_multiplier
+        policy.trained(),
+        plan.training,
+        peak=plan.peak_learning_rate,
+        head_multiplier=plan.head_multiplier,
+        hidden_matrices=policy.hidden_matrices(),
     )
     tokens = plan.micro_batch_tokens
     return State(optimizer, micro_batch_tokens=tokens, planned_micro_batch_tokens=tokens)
@@ -115,12 +119,12 @@ def train(
         loss = sum(terms.values())
         norm = clip(trained, options.max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            state.optimizer.zero_grad(set_to_none=True)
+            state.optimizer.zero_grad()
             raise _not_finite(policy, method, positions.tolist(), collate, state.step)
         factor = rate(state.step)
-        set_learning_rate(state.optimizer, plan.peak_learning_rate * factor)
+        state.optimizer.set_learning_rate(plan.peak_learning_rate * factor)
         state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad()
         if policy.device.type == "cpu" and (state.step + 1) % TRIM_STEPS == 0:
             trim_heap()
         seconds = time.perf_counter() - began
@@ -164,7 +168,7 @@ def _gradients(
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
-            state.optimizer.zero_grad(set_to_none=True)
+            state.optimizer.zero_grad()
             if len(batches) >= len(positions):
                 raise MachineError(
                     412,

@@ -1,17 +1,20 @@
-"""AdamW, its parameter groups, the schedules, and the automatic learning rate with its reason."""
+"""AdamW and Muon, their parameter groups, the schedules, and the automatic learning rate with its reason."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metier.core.recipe import Training
 
 HEAD_PREFIX = "head."
+MUON_MOMENTUM = 0.95
+"""As Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/) use it, with Nesterov's step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,40 +63,108 @@ def schedule(kind: str, *, steps: int, warmup_steps: int) -> Callable[[int], flo
     return lambda step: warm(step) * shape(step) if step < steps else 0.0
 
 
-def make_optimizer(
-    trained: Mapping[str, nn.Parameter], training: Training, *, peak: float, head_multiplier: float = 1.0
-) -> torch.optim.AdamW:
-    """Return fused AdamW (on CPU too, where PyTorch defaults to a loop) with named groups.
+class Optimizer:
+    """PyTorch's optimisers over disjoint parameters, stepping as one.
 
-    Matrices decay, vectors (norms, biases) do not. Parameters under `head.` get `head_multiplier` times the rate.
-    Groups carry `names`, in the order of `trained`, so that a checkpoint can name each state tensor.
+    Args:
+        parts: each group carries `names` beside its `params`, and `scale`, its factor on the learning rate.
     """
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self.parts = tuple(parts)
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of all parts."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    def step(self) -> None:
+        """Change the parameters by their gradients."""
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Let go of the gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def set_learning_rate(self, value: float) -> None:
+        """Set the rate of every group to `value` times the group's scale."""
+        for group in self.groups:
+            group["lr"] = value * group["scale"]
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Return the state by parameter name and field (`exp_avg`, `momentum_buffer`, …); not copied.
+
+        Every parameter that is trained has its key, with nothing in it before the first step.
+        """
+        found: dict[str, dict[str, Tensor]] = {}
+        for part in self.parts:
+            for group in part.param_groups:
+                for name, parameter in zip(group["names"], group["params"], strict=True):
+                    found[name] = dict(part.state.get(parameter, {}))
+        return found
+
+    def load(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Put back what `state` returned."""
+        for part in self.parts:
+            for group in part.param_groups:
+                for name, parameter in zip(group["names"], group["params"], strict=True):
+                    if name in state:
+                        # Fused AdamW keeps its step count on the parameter's device.
+                        part.state[parameter] = {k: v.to(parameter.device) for k, v in state[name].items()}
+
+
+def make_optimizer(
+    trained: Mapping[str, nn.Parameter],
+    training: Training,
+    *,
+    peak: float,
+    head_multiplier: float = 1.0,
+    hidden_matrices: Collection[str] = (),
+) -> Optimizer:
+    """Return the recipe's optimiser with named groups.
+
+    AdamW is the fused one (on CPU too, where PyTorch defaults to a loop). Matrices decay, vectors (norms, biases) do
+    not. Parameters under `head.` get `head_multiplier` times the rate.
+
+    Args:
+        hidden_matrices: names of what `muon` steps by Muon: the momentum, orthogonalised by Newton–Schulz iterations
+            and scaled to the size of an AdamW step, so that both share one learning rate (Liu et al. 2025,
+            arXiv:2502.16982). All else is AdamW's.
+    """
+    by_muon = {n: p for n, p in trained.items() if training.optimizer == "muon" and n in hidden_matrices}
+    parts: list[torch.optim.Optimizer] = []
+    if by_muon:
+        parts.append(
+            torch.optim.Muon(
+                [{**_group(list(by_muon.items())), "weight_decay": training.weight_decay, "scale": 1.0, "lr": peak}],
+                lr=peak,
+                momentum=MUON_MOMENTUM,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
     buckets: dict[tuple[bool, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in trained.items():
-        buckets.setdefault((parameter.ndim >= 2, name.startswith(HEAD_PREFIX)), []).append((name, parameter))
-    groups = [
-        {
-            "params": [p for _, p in members],
-            "names": [n for n, _ in members],
-            "weight_decay": training.weight_decay if decays else 0.0,
-            "scale": head_multiplier if is_head else 1.0,
-            "lr": peak * (head_multiplier if is_head else 1.0),
-        }
-        for (decays, is_head), members in sorted(buckets.items(), reverse=True)
-    ]
-    return torch.optim.AdamW(
-        groups,
-        lr=peak,
-        betas=(training.adam_beta1, training.adam_beta2),
-        eps=training.adam_epsilon,
-        fused=True,
-    )
+        if name not in by_muon:
+            buckets.setdefault((parameter.ndim >= 2, name.startswith(HEAD_PREFIX)), []).append((name, parameter))
+    if buckets:
+        groups = [
+            {
+                **_group(members),
+                "weight_decay": training.weight_decay if decays else 0.0,
+                "scale": head_multiplier if is_head else 1.0,
+                "lr": peak * (head_multiplier if is_head else 1.0),
+            }
+            for (decays, is_head), members in sorted(buckets.items(), reverse=True)
+        ]
+        betas = (training.adam_beta1, training.adam_beta2)
+        parts.append(torch.optim.AdamW(groups, lr=peak, betas=betas, eps=training.adam_epsilon, fused=True))
+    return Optimizer(parts)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the rate of every group to `value` times the group's scale."""
-    for group in optimizer.param_groups:
-        group["lr"] = value * group["scale"]
+def _group(members: Sequence[tuple[str, nn.Parameter]]) -> dict[str, Any]:
+    return {"params": [p for _, p in members], "names": [n for n, _ in members]}
 
 
 def clip(trained: Mapping[str, nn.Parameter], max_norm: float) -> float:

@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 
 from metier.models.dryrun import Attention, Work
-from metier.models.duration import ADAMW_BYTES, CLIP_BYTES, JOIN_SECONDS, WHOLE, pass_seconds, step_seconds
+from metier.models.duration import (
+    ADAMW_BYTES,
+    CLIP_BYTES,
+    JOIN_SECONDS,
+    WHOLE,
+    newton_schulz_flops,
+    pass_seconds,
+    step_seconds,
+)
 from metier.models.rates import Rates, attention_seconds
 
 RATES = Rates(
@@ -57,3 +65,11 @@ def test_a_step_has_its_passes_the_optimizer_and_memory_that_was_given_back() ->
     optimizer = 1e8 * (ADAMW_BYTES + CLIP_BYTES) / RATES.stream
     found = step_seconds([WORK, twice], per_step=1.5, num_trained=10**8, held=5e8, rates=RATES, threads=1)
     assert found == pytest.approx(WHOLE * (1.5 * (one + 1.0) + optimizer + 0.1))
+
+
+def test_orthogonalising_a_matrix_takes_five_iterations_on_its_shorter_side() -> None:
+    # Per iteration: XXᵀ and GX of 2·2·2·3 products each, GG of 2·2·2; a multiply-add is two FLOPs.
+    assert newton_schulz_flops(2, 3) == newton_schulz_flops(3, 2) == 5 * 2 * (12 + 12 + 8)
+    more = {"per_step": 1.0, "num_trained": 6, "held": 0.0, "rates": RATES, "threads": 2}
+    plain, muon = (step_seconds([WORK], orthogonalised=shapes, **more) for shapes in ((), ((2, 3),)))  # type: ignore[arg-type]
+    assert muon - plain == pytest.approx(WHOLE * 320 / RATES.matmul / 2)

@@ -33,7 +33,9 @@ def small(**more: Any) -> LlamaConfig:
 
 def estimate(config: Any, *, rows: int, length: int, supervised: float = 1.0, **more: Any) -> Estimate:
     """What a language model needs for a batch of which the first tokens of each row have no loss."""
-    options = {name: more.pop(name) for name in ("passes", "shapes", "steps", "allocator", "loss") if name in more}
+    options = {
+        name: more.pop(name) for name in ("passes", "shapes", "steps", "allocator", "loss", "optimizer") if name in more
+    }
     batch = blank(rows, length)
     batch.loss_mask_BT[:, : round(length * (1 - supervised))] = 0
     return memory.estimate(DryRun(config, **more), batch, **options)
@@ -48,6 +50,13 @@ def test_half_a_billion_parameters_are_weighed_without_being_made() -> None:
     frozen_and_adapter = 2 * 494_032_768 + 4 * found.num_trained
     assert frozen_and_adapter <= found.weights < frozen_and_adapter + 10_000  # rotary frequencies
     assert found.peak == RUNTIME_BYTES + found.weights + found.optimizer + found.gradients + found.activations
+
+
+def test_muon_keeps_one_buffer_for_what_it_steps() -> None:
+    adamw, muon = (estimate(small(), adapter="full", rows=1, length=8, optimizer=o) for o in ("adamw", "muon"))
+    named = DryRun(small(), adapter="full").policy.base.model.named_parameters()
+    stepped = sum(p.numel() for name, p in named if p.ndim == 2 and ".layers." in name)
+    assert adamw.optimizer - muon.optimizer == 4 * stepped > 0
 
 
 def test_activations_grow_with_tokens_and_shrink_with_trained_layers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,16 @@ def test_token_logprobs_are_those_of_the_plain_logits(
         first = batch.positions_BT[row, column] == 0 or batch.segments_BT[row, column] == 0
         wanted = 0.0 if first else float(plain[row, column - 1, batch.tokens_BT[row, column]])
         assert float(found[row, column]) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "bert"])
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_hidden_matrices_are_those_of_the_blocks(family: str, adapter: str, make_base: Make) -> None:
+    policy = build(make_base(family), adapter, {}, head=HeadSpec(num_outputs=2))
+    matrices = {name for name, p in policy.trained().items() if p.ndim == 2 and not name.startswith("head.")}
+    outer = {name for name in matrices if re.search(r"embed|wte|wpe|lm_head", name)}
+    assert policy.hidden_matrices() == matrices - outer
+    assert bool(outer) == (adapter == "full"), "there is something to leave out, where the base itself trains"
 
 
 def test_token_logprobs_do_not_depend_on_the_chunk(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from metier.core.recipe import Training
-from metier.training.optim import clip, learning_rate, make_optimizer, schedule, set_learning_rate
+from metier.training.optim import clip, learning_rate, make_optimizer, schedule
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant", "wsd"])
@@ -37,11 +37,45 @@ def test_groups_decay_matrices_only_and_the_head_has_its_own_rate() -> None:
         "head.w": nn.Parameter(torch.ones(2, 2)),
     }
     optimizer = make_optimizer(trained, Training(weight_decay=0.1), peak=1e-3, head_multiplier=10)
-    by_name = {n: g for g in optimizer.param_groups for n in g["names"]}
+    by_name = {n: g for g in optimizer.groups for n in g["names"]}
     assert by_name["adapter.w"]["weight_decay"] == 0.1 and by_name["adapter.b"]["weight_decay"] == 0.0
-    set_learning_rate(optimizer, 5e-4)
+    optimizer.set_learning_rate(5e-4)
     assert by_name["head.w"]["lr"] == pytest.approx(5e-3) and by_name["adapter.w"]["lr"] == pytest.approx(5e-4)
-    assert optimizer.defaults["fused"] is True
+    assert [part.defaults["fused"] for part in optimizer.parts] == [True]
+
+
+def test_muon_steps_hidden_matrices_by_one_length_in_every_direction_and_adamw_the_rest() -> None:
+    torch.manual_seed(0)
+    trained = {name: nn.Parameter(torch.randn(24, 16)) for name in ("adapter.w", "adapter.table", "head.w")}
+    trained["adapter.b"] = nn.Parameter(torch.randn(16))
+    before = {name: p.detach().clone() for name, p in trained.items()}
+    training = Training(optimizer="muon", weight_decay=0.0)
+    optimizer = make_optimizer(trained, training, peak=1e-2, head_multiplier=2.0, hidden_matrices={"adapter.w"})
+    gradient = torch.randn(24, 16) @ torch.diag(torch.logspace(0, -1, 16))  # some directions ten times steeper
+    for parameter in trained.values():
+        parameter.grad = gradient.clone() if parameter.ndim == 2 else gradient[0].clone()
+    optimizer.step()
+    moved = {name: before[name] - p.detach() for name, p in trained.items()}
+    # Five iterations bring singular values to between 0.7 and 1.2; the step's size is AdamW's, 0.2 √max(rows, columns).
+    spread = torch.linalg.svdvals(moved["adapter.w"]) / (1e-2 * 0.2 * 24**0.5)
+    assert float(spread.min()) > 0.6 and float(spread.max()) < 1.3
+    assert torch.allclose(moved["adapter.table"], 1e-2 * gradient.sign(), rtol=1e-3), "AdamW's first step is the sign"
+    assert torch.allclose(moved["head.w"], 2e-2 * gradient.sign(), rtol=1e-3)
+    state = optimizer.state()
+    assert {name: set(fields) for name, fields in state.items()} == {
+        "adapter.w": {"momentum_buffer"},
+        **{name: {"step", "exp_avg", "exp_avg_sq"} for name in ("adapter.table", "head.w", "adapter.b")},
+    }
+
+
+def test_matrices_decay_under_muon_as_under_adamw() -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    optimizer = make_optimizer(
+        {"adapter.w": weight}, Training(optimizer="muon", weight_decay=0.5), peak=0.1, hidden_matrices={"adapter.w"}
+    )
+    weight.grad = torch.zeros(4, 4)
+    optimizer.step()
+    assert torch.allclose(weight, torch.full((4, 4), 0.95))
 
 
 def test_clip_scales_to_the_norm_and_returns_the_norm_before() -> None:
