@@ -36,6 +36,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma2",
         {**GROUPED, "head_dim": 8, "sliding_window": 4, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
     ),
+    "gemma3": ("Gemma3", {**GROUPED, "head_dim": 8, "sliding_window": 4}),
+    "olmo": ("Olmo", {**GROUPED, "clip_qkv": 0.5}),
+    "olmo2": ("Olmo2", GROUPED),
     "gpt2": ("GPT2", SMALL),
     "gpt_neox": ("GPTNeoX", SMALL),
     "phi3": ("Phi3", GROUPED),
@@ -59,7 +62,8 @@ def make_model(family: str, **changes: Any) -> Any:
     import transformers
 
     prefix, values = {**FAMILIES, **ENCODERS}[family]
-    config = getattr(transformers, f"{prefix}Config")(**{**values, **changes})
+    text = "Text" if family == "gemma3" else ""  # its plain name is that of the model that also sees pictures
+    config = getattr(transformers, f"{prefix}{text}Config")(**{**values, **changes})
     suffix = "Model" if family in ENCODERS else "LMHeadModel" if family == "gpt2" else "ForCausalLM"
     torch.manual_seed(3)
     return getattr(transformers, prefix + suffix)(config)

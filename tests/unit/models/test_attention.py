@@ -23,6 +23,9 @@ DECODERS = [
     "qwen3",
     "mistral",
     "gemma2",
+    "gemma3",
+    "olmo",
+    "olmo2",
     "gpt2",
     "gpt_neox",
     "phi3",
@@ -81,7 +84,7 @@ def test_an_encoders_padding_changes_nothing(family: str, make_base: Make, make_
         torch.testing.assert_close(hidden[row, :length], alone, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "mistral"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "mistral"])
 def test_no_dense_mask_is_built(
     family: str, make_base: Make, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,13 +16,13 @@ from metier.models.norms import RmsNorm
 
 from .conftest import FAMILIES, make_model
 
-OURS = ("llama", "qwen2", "qwen3", "mistral", "gemma2", "phi3", "granite", "gpt_oss")
+OURS = ("llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "granite", "gpt_oss", "olmo2")
 
 
 def own_norm(family: str) -> nn.Module:
     """The first norm inside a layer of an untouched model, with a weight that is not all ones."""
     model = make_model(family)
-    norm = next(m for n, m in model.named_modules() if n.endswith("input_layernorm"))
+    norm = next(m for n, m in model.named_modules() if n.endswith(("input_layernorm", "post_attention_layernorm")))
     with torch.no_grad():
         norm.weight.normal_(generator=torch.Generator().manual_seed(5))
     assert isinstance(norm, nn.Module)
@@ -34,7 +34,7 @@ def test_numbers_and_gradients_are_the_familys_own(family: str) -> None:
     norm = own_norm(family)
     weight: Any = norm.weight
     offset = norms._offset(type(norm))
-    assert offset == (1.0 if family == "gemma2" else 0.0)
+    assert offset == (1.0 if family.startswith("gemma") else 0.0)
     ours = RmsNorm(weight, eps=norms._eps(norm) or 0.0, offset=offset, narrow=True)
     torch.manual_seed(2)
     x_BTD = torch.randn(2, 5, weight.shape[0], requires_grad=True)

@@ -24,7 +24,7 @@ Make = Callable[..., Base]
 MakeBatch = Callable[..., Batch]
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "cohere", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "granite", "cohere", "gpt2", "olmo"])
 @pytest.mark.parametrize("rows", [[[3, 6], [8]], [[5], [9]]])
 def test_token_logprobs_are_those_of_the_plain_logits(
     family: str, rows: list[list[int]], make_base: Make, make_batch: MakeBatch
