@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from metier.models.segments import Lengths, Rounding, Segments, by_segment
@@ -170,8 +171,8 @@ def attend(
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
         if attention_mask is not None or kwargs.get("position_bias") is not None:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0], None
-        with torch.autocast(query.device.type, enabled=False):
-            prepared = _prepared(query, key, value, lowered, round_up=causal)
+        prepared = _prepared(query, key, value, lowered, round_up=causal)
+        with torch.autocast(query.device.type, enabled=False), _kept_narrow(prepared, (query, key, value)):
             out_BTHD = sdpa_attention_forward(module, *prepared, None, **options)[0]
         return out_BTHD[:, : query.shape[2]].to(query.dtype), None
 
@@ -179,9 +180,10 @@ def attend(
         if explicit:
             return _explicit(q, k, v, mask, causal, scaling, dropout, softcap, sinks_H).transpose(1, 2)
         plain = causal and mask is None and q.shape[2] > 1
-        with torch.autocast(q.device.type, enabled=False):
+        prepared = _prepared(q, k, v, lowered, round_up=plain)
+        with torch.autocast(q.device.type, enabled=False), _kept_narrow(prepared, (q, k, v)):
             out = F.scaled_dot_product_attention(
-                *_prepared(q, k, v, lowered, round_up=plain),
+                *prepared,
                 attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=plain,
@@ -224,6 +226,29 @@ def _prepared(
     if round_up and missing and whole and dtype == torch.bfloat16:
         query, key, value = (F.pad(tensor, (0, 0, 0, missing)) for tensor in (query, key, value))
     return query, key, value
+
+
+@contextlib.contextmanager
+def _kept_narrow(wide: Sequence[Tensor], given: Sequence[Tensor]) -> Iterator[None]:
+    """Within this context the graph keeps the narrow tensors that were cast up, not their casts: the same numbers."""
+    pairs = [(w, g.detach()) for w, g in zip(wide, given, strict=True) if w.dtype.itemsize > g.dtype.itemsize]
+    if not pairs or not torch.is_grad_enabled():
+        yield
+        return
+
+    def pack(saved: Tensor) -> Any:
+        for cast, source in pairs:
+            same = saved.untyped_storage()._cdata == cast.untyped_storage()._cdata
+            if same and saved.shape == cast.shape and saved.stride() == cast.stride():
+                return source, saved.dtype
+        return saved
+
+    def unpack(saved: Any) -> Tensor:
+        found: Tensor = saved if isinstance(saved, Tensor) else saved[0].to(saved[1])
+        return found
+
+    with saved_tensors_hooks(pack, unpack):
+        yield
 
 
 def _trains(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -277,6 +302,8 @@ def register() -> str:
 def last_hidden(model: Any, tokens_BT: Tensor, **inputs: Any) -> Tensor:
     """Return the hidden states (B, T, width) of the model without its output head."""
     body = model.base_model
+    if model.get_output_embeddings() is not None:  # a decoder would copy every key and value for later
+        inputs["use_cache"] = False
     out = body(input_ids=tokens_BT, **inputs)
     hidden_BTE: Tensor = out.last_hidden_state
     return hidden_BTE

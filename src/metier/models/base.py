@@ -27,6 +27,7 @@ from metier.models.files import (
     inspect,
     weight_files,
 )
+from metier.models.gates import GatedMlp
 from metier.models.norms import RmsNorm
 from metier.models.support import first_position, install
 
@@ -157,8 +158,9 @@ def from_model(
         attention=support,
     )
     base.casts.install(model)
-    if count := sum(isinstance(module, RmsNorm) for module in model.modules()):
-        base.reasons["norms"] = f"ours in {count} places: the same numbers as the family's own on a probe"
+    for what, ours in (("norms", RmsNorm), ("gates", GatedMlp)):
+        if count := sum(isinstance(module, ours) for module in model.modules()):
+            base.reasons[what] = f"ours in {count} places: the same numbers as the family's own on a probe"
     if path is None:
         assert base.digest  # taken now: there is no file to take it from once weights have moved
     return base

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from metier.core.batch import Batch
-from metier.models import attention, norms
+from metier.models import attention, gates, norms
 from metier.models.attention import Support
 from metier.models.base import Base
 from metier.models.heads import HeadSpec, TaskHead
@@ -221,6 +221,7 @@ def _base(config: Any, kind: Literal["causal", "encoder"], dtype: torch.dtype, s
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModel
     model = auto.from_config(config, dtype=torch.float32).eval()
     norms.replace(model)
+    gates.replace(model)
     model.set_attn_implementation(attention.register())
     support = support or Support(unmasked=True, packing=True, reason="assumed by the plan")
     base = Base(model, None, kind, "plan", None, torch.device("cpu"), dtype, {}, support)

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from metier.models.parts import put
+
 
 class RmsNorm(nn.Module):
     """y = x / √(mean(x²) + eps) · (offset + weight), computed in float32 (Zhang and Sennrich 2019, arXiv:1910.07467).
@@ -87,20 +89,9 @@ def replace(model: nn.Module) -> dict[str, nn.Module]:
             continue
         inside = any(part.isdigit() for part in name.split("."))  # the last norm's readers want its full precision
         weight: Any = module.weight
-        _put(model, name, RmsNorm(weight, eps=eps, offset=offset, narrow=inside))
+        put(model, name, RmsNorm(weight, eps=eps, offset=offset, narrow=inside))
         replaced[name] = module
     return replaced
-
-
-def restore(model: nn.Module, replaced: dict[str, nn.Module]) -> None:
-    """Undo `replace`."""
-    for name, module in replaced.items():
-        _put(model, name, module)
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
 
 
 def _eps(module: nn.Module) -> float | None:

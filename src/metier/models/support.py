@@ -1,4 +1,4 @@
-"""Does this model compute the same with our attention and our norms? Asked once per model, proved on a few tokens.
+"""Does this model compute the same with our attention, norms and gated layers? Asked once, proved on a few tokens.
 
 A family that does not follow transformers' extension points keeps its own attention, and the reason is told: its rows
 get a mask, and packed rows are taken apart. Windows and long rows are beyond a few tokens: `packed_gap` asks again, on
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metier.models import norms
+from metier.models import gates, norms
 from metier.models.attention import RIGHT_PADDED, Support, last_hidden, layout, register
+from metier.models.parts import put_all
 from metier.models.rows import bounds
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def install(model: Any, *, causal: bool) -> Support:
-    """Give the model our norms and our attention, where it computes the same with them; say what it supports.
+    """Give the model our norms, gated layers and attention, where it computes the same with them; say what it supports.
 
     The proof is one row of seven random tokens, alone and as two packed segments of three and four, against the
     model's own attention. It leaves the global random state alone.
@@ -40,9 +41,10 @@ def install(model: Any, *, causal: bool) -> Support:
         parts = [
             last_hidden(model, part, attention_mask=torch.ones_like(part)) for part in torch.split(tokens_1T, [3, 4], 1)
         ]
-        replaced = norms.replace(model)
-        if replaced and not same(last_hidden(model, tokens_1T, attention_mask=torch.ones_like(tokens_1T)), whole):
-            norms.restore(model, replaced)
+        for replace in (norms.replace, gates.replace):
+            before = replace(model)
+            if before and not same(last_hidden(model, tokens_1T, attention_mask=torch.ones_like(tokens_1T)), whole):
+                put_all(model, before)
         if not _switch(model, register()):
             return Support(False, False, f"the model's own ({own}): the family has no attention interface")
         ones = torch.ones_like(tokens_1T)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -206,3 +207,30 @@ def test_short_bfloat16_rows_that_train_attend_in_float32(
     assert hidden.dtype == plain.dtype == torch.bfloat16
     assert (hidden - wide).norm() < 0.03 * wide.norm()
     assert (plain - wide).norm() < 0.03 * wide.norm()
+
+
+@pytest.mark.parametrize("rows", [[[40], [30]], [[20, 12], [9, 30]]])
+def test_short_rows_keep_their_bfloat16_numbers_and_the_same_gradients(
+    rows: list[list[int]], make_base: Make, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = make_batch(rows)
+
+    def run(keep: Callable[..., Any]) -> tuple[int, list[torch.Tensor]]:
+        monkeypatch.setattr(attention, "_kept_narrow", keep)
+        policy = build(make_base("llama", dtype=torch.bfloat16), "full", {})
+        bytes_kept: dict[int, int] = {}
+        own = torch.autograd.graph.saved_tensors_hooks
+
+        def pack(saved: torch.Tensor) -> torch.Tensor:
+            bytes_kept[saved.untyped_storage()._cdata] = saved.untyped_storage().nbytes()
+            return saved
+
+        with own(pack, lambda saved: saved):
+            hidden = policy.hidden(batch)[torch.from_numpy(batch.segments_BT > 0)]
+        hidden.float().pow(3).sum().backward()
+        return sum(bytes_kept.values()), [p.grad.clone() for p in policy.trained().values() if p.grad is not None]
+
+    narrow, found = run(attention._kept_narrow)
+    wide, wanted = run(lambda wide, given: contextlib.nullcontext())
+    assert narrow < wide
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True)), "not one bit differs"

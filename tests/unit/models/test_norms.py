@@ -13,6 +13,7 @@ from metier.models import norms
 from metier.models.attention import last_hidden
 from metier.models.base import Base
 from metier.models.norms import RmsNorm
+from metier.models.parts import put_all
 
 from .conftest import FAMILIES, make_model
 
@@ -94,6 +95,6 @@ def test_a_norm_that_computes_something_else_stays() -> None:
 def test_replacing_can_be_undone() -> None:
     model = make_model("llama")
     before = dict(model.named_modules())
-    norms.restore(model, norms.replace(model))
+    put_all(model, norms.replace(model))
     after = dict(model.named_modules())
     assert all(after[name] is module for name, module in before.items())

@@ -66,6 +66,7 @@ def attach(base: Base, options: Options, *, seed: int) -> Lora:
 
     from metier.models.adapters import store_frozen
     from metier.models.layers import LoraLinear
+    from metier.models.parts import put
 
     names = targets(base.model, options)
     store_frozen(base, set())
@@ -81,7 +82,7 @@ def attach(base: Base, options: Options, *, seed: int) -> Lora:
             use_dora=options.use_dora,
         )
         layer.reset(options.init_lora_weights, generator)
-        _replace(base.model, name, layer)
+        put(base.model, name, layer)
         layers[name] = layer
     return Lora(base, options, layers)
 
@@ -129,8 +130,10 @@ class Lora:
 
     def merge(self) -> None:
         """Fold every sum into its layer and put the base's own layers back."""
+        from metier.models.parts import put
+
         for name, layer in self.layers.items():
-            _replace(self.base.model, name, layer.fold())
+            put(self.base.model, name, layer.fold())
         self.layers = {}
 
     def save(self, folder: Path, base_name: str) -> None:
@@ -261,12 +264,6 @@ def _no_target(target: str, linear: list[str]) -> ConfigError:
         expected=", ".join(names),
         fix="adapter.target_modules=all-linear",
     )
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    owner, _, last = name.rpartition(".")
-    module.train(model.get_submodule(name).training)
-    setattr(model.get_submodule(owner), last, module)
 
 
 def check_config(folder: Path, options: Options) -> None:
