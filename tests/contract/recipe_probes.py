@@ -275,7 +275,7 @@ def _trained(recipe: Recipe, project: Project) -> tuple[Run, Parts]:
     parts = compose(recipe, project)
     run.update(dataset=parts.dataset.ref)
     execute._write_environment(run, parts)
-    execute._train(run, parts, _NoStop())
+    execute._train(run, parts, _NoStop(), pinned={}, seconds=0.0)
     return run, parts
 
 
@@ -299,6 +299,11 @@ def kept_states(recipe: Recipe, project: Project) -> int:
     """How many splits have their frozen states on disk."""
     _trained(recipe, project)
     return len(list((project.cache_dir / "trunk").glob("*/manifest.json")))
+
+
+def compiled(recipe: Recipe, project: Project) -> bool:
+    """Whether the policy's passes run through compiled blocks."""
+    return _trained(recipe, project)[1].policy.compiled is not None
 
 
 def exported(recipe: Recipe, project: Project) -> list[str]:

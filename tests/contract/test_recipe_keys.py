@@ -132,6 +132,7 @@ KEYS: dict[str, Effect] = {
     "training.cache_frozen": Effect(
         see.kept_states, ON, {"adapter.kind": "none", "training.max_steps": None, "training.num_train_epochs": 5}
     ),
+    "training.torch_compile": Effect(see.compiled, ON, WRITER, refused=("E279",)),
     "training.early_stopping_patience": Effect(
         see.evaluations, (0, 1), {**EVERY_STEP, **TEN_STEPS, "training.learning_rate": 1e-12}
     ),

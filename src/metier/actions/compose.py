@@ -65,6 +65,8 @@ class Parts:
     save_steps: int
     choices: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    compiled: str = ""
+    """`on` or `off`, once it is decided whether the blocks are compiled."""
 
     @property
     def digests(self) -> dict[str, str]:
@@ -86,6 +88,7 @@ class Parts:
             "every_steps": str(self.every_steps),
             "save_steps": str(self.save_steps),
             **({"packing": "on" if self.plan.training.packing else "off"} if self.recipe.training.packing else {}),
+            **({"torch_compile": self.compiled} if self.compiled else {}),
         }
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from metier.actions import compiling
 from metier.actions.compose import Parts, Progress, compose, remember
 from metier.actions.data import prepare
 from metier.actions.evaluate import check_targets, evaluate_parts
@@ -57,8 +58,10 @@ def execute(run: Run, project: Project, stop: Stop) -> None:
         check_figures(recipe, prepare(recipe, project, progress=_progress(run)))  # the data report lies beside it
     parts = compose(recipe, project, pinned=pinned, dataset=run.status().get("dataset"), progress=_progress(run))
     remember(parts, environment)
-    if "trunk" in environment.get("choices", {}):
-        parts.choices["trunk"] = environment["choices"]["trunk"]
+    for name in ("trunk", compiling.KEY):  # decided later, and not anew
+        if name in environment.get("choices", {}):
+            parts.choices[name] = environment["choices"][name]
+    parts.compiled = pinned.get(compiling.KEY, "")
     _write_environment(run, parts)
     run.update(dataset=parts.dataset.ref, dataset_digest=parts.dataset.digest)
     for text in parts.notes:
@@ -77,7 +80,7 @@ def execute(run: Run, project: Project, stop: Stop) -> None:
     )
     try:
         with named_rows(parts.dataset):
-            _train(run, parts, stop)
+            _train(run, parts, stop, pinned, predicted.seconds)
     finally:
         # A start that was stopped took its time too.
         before = run.status()
@@ -131,13 +134,17 @@ def _write_environment(run: Run, parts: Parts) -> None:
     )
 
 
-def _train(run: Run, parts: Parts, stop: Stop) -> None:
+def _train(run: Run, parts: Parts, stop: Stop, pinned: Mapping[str, str], seconds: float) -> None:
+    """Train to the end; `pinned` by an earlier start, `seconds` of the whole training as predicted."""
     state = loop.start(parts.policy, parts.plan)
     _resume(run, parts, state)
     if state.step < parts.plan.steps:
         began = time.perf_counter()
         if num_bytes := keep(parts, _progress(run)):
             run.event("trunk", seconds=time.perf_counter() - began, num_bytes=num_bytes)
+        left = seconds * (1 - state.step / parts.plan.steps)
+        chosen = compiling.choose(parts, seconds_left=left, pinned=pinned, progress=_progress(run))
+        parts.compiled, parts.choices[compiling.KEY] = chosen.value, chosen.reason
         _write_environment(run, parts)
     run.event("phase", name="train", text=f"step {state.step} of {parts.plan.steps}")
     steps = loop.train(

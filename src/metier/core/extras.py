@@ -18,7 +18,8 @@ ENVIRONMENT: dict[str, str] = {
     "METIER_STATE_DIR": "Where the compute slot and the audit anchors lie; default `$XDG_STATE_HOME/metier`"
     " or `~/.local/state/metier`.",
     "METIER_DATA": "Tests and benchmarks only: the folder with the public data sets.",
-    "XDG_CACHE_HOME": "Where measurements of this machine lie, in `metier/`; default `~/.cache`. Safe to delete.",
+    "XDG_CACHE_HOME": "Where measurements of this machine and compiled code lie, in `metier/`; default `~/.cache`."
+    " Safe to delete.",
     "NO_COLOR": "Any value: no color and no live block on a terminal.",
     "HF_HOME": "Where Hugging Face keeps downloaded models; Metier reads it and never downloads by itself.",
     "HF_HUB_OFFLINE": "`1`: the Hugging Face libraries use no network.",
@@ -82,6 +83,11 @@ def user_dir(kind: Literal["config", "state"]) -> Path:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+def cache_dir() -> Path:
+    """Return where measurements of this machine and compiled code lie: per user, safe to delete; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metier"
 
 
 def _what(package: str) -> str:

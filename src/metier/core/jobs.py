@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from metier.core.errors import ConfigError, MachineError, MetierError, from_json
-from metier.core.extras import user_dir
+from metier.core.extras import cache_dir, user_dir
 from metier.core.project import disk_errors, now, run_number
 from metier.core.run import Run
 
@@ -88,9 +88,16 @@ def worker_environment() -> dict[str, str]:
 
     By default they spin for as long as it takes, which beside any other busy process costs most of the speed. A short
     spin keeps 94 % of a quiet machine's speed and nearly all that sleeping gains on a busy one (LOG.md, 2026-11-21).
+    torch.compile keeps its code in the user's own folder instead of the system's temporary one, where others could put
+    theirs, and compiles in the worker itself: a pool of helpers would outlive a kill.
     What the user has set stays.
     """
-    return {"GOMP_SPINCOUNT": "1000", **os.environ}
+    own = {
+        "GOMP_SPINCOUNT": "1000",
+        "TORCHINDUCTOR_CACHE_DIR": str(cache_dir() / "inductor"),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    }
+    return {**own, **os.environ}
 
 
 def watch(run: Run, *, offset: int = 0) -> Iterator[dict[str, Any] | None]:

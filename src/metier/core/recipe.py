@@ -210,6 +210,12 @@ class Training(Section):
         "run passes over its rows more than once and the disk has room.",
         execution=True,
     )
+    torch_compile: bool | Auto = key(
+        "auto",
+        "Compile the model's blocks (needs a C++ compiler); `auto`: where the training is long enough and a trial at "
+        "its start shows that it pays.",
+        execution=True,
+    )
     early_stopping_patience: int = key(3, "Evaluations without improvement before the run stops; 0 = never.", ge=0)
     save_steps: Count | Auto = key("auto", "Steps between checkpoints; `auto`: at each evaluation.", execution=True)
     save_total_limit: int = key(2, "Checkpoints kept besides the best.", execution=True, ge=1)

@@ -26,14 +26,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from metier.models.segments import Lengths, Rounding, Segments, by_segment
+from metier.models.segment_op import encode, segment_attention
+from metier.models.segments import ROUND_TOKENS, SHORT_TOKENS, Lengths, Rounding, Segments, by_segment
 
 NAME = "metier"
-SHORT_TOKENS = 224
-"""Rows up to this length attend in float32 where a CPU trains in bfloat16; `_prepared` says why."""
-ROUND_TOKENS = 64
-
 _LAYOUT: ContextVar[Lengths | None] = ContextVar("metier_attention_layout", default=None)
+_AS_TENSOR: ContextVar[bool] = ContextVar("metier_attention_as_tensor", default=False)
 RIGHT_PADDED: Lengths = ()
 """The layout of rows with one segment each: no mask at all."""
 
@@ -52,13 +50,18 @@ class Support:
 
 
 @contextlib.contextmanager
-def layout(lengths: Sequence[Sequence[int]]) -> Iterator[None]:
-    """Within this context the model attends inside the given segments of each row; `()` = right-padded rows."""
-    token = _LAYOUT.set(tuple(tuple(row) for row in lengths))
+def layout(lengths: Sequence[Sequence[int]], *, as_tensor: bool = False) -> Iterator[None]:
+    """Within this context the model attends inside the given segments of each row; `()` = right-padded rows.
+
+    Args:
+        as_tensor: hand the segments to the layers as a tensor (models/segment_op.py), for compiled blocks.
+    """
+    token, form = _LAYOUT.set(tuple(tuple(row) for row in lengths)), _AS_TENSOR.set(as_tensor)
     try:
         yield
     finally:
         _LAYOUT.reset(token)
+        _AS_TENSOR.reset(form)
 
 
 # ───────────────────────────────────────────────────────────────────────────── the mask function
@@ -94,7 +97,10 @@ def make_mask(
         if lengths == RIGHT_PADDED and (causal or (sliding and q_length <= (local_size or 0))):
             return None
         if lengths != RIGHT_PADDED and (causal or two_way or sliding):
-            return Segments(lengths, local_size if sliding else None)
+            window = local_size if sliding else None
+            return encode(lengths, window, causal=not two_way) if _AS_TENSOR.get() else Segments(lengths, window)
+        if _AS_TENSOR.get():
+            raise NotImplementedError("compiled blocks know causal, two-way and sliding attention")
         # Anything else (chunked attention, a family's own overlay) gets a dense mask that respects the segments.
         if lengths != RIGHT_PADDED:
             mask_function = and_masks(mask_function, _same_segment(lengths, rest.get("device", "cpu")))
@@ -160,6 +166,8 @@ def attend(
     Returns:
         (B, T, H, D), and None for the weights.
     """
+    if torch.compiler.is_compiling():
+        return _attend_compiled(query, key, value, attention_mask, dropout, scaling, kwargs), None
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     softcap, sinks_H = kwargs.get("softcap"), kwargs.get("s_aux")
@@ -200,6 +208,18 @@ def attend(
     return by_segment(query, key, value, attention_mask, piece, causal=causal, rounding=rounding), None
 
 
+def _attend_compiled(
+    query: Tensor, key: Tensor, value: Tensor, code: Any, dropout: float, scaling: float | None, more: dict[str, Any]
+) -> Tensor:
+    """Attend in a block that is being compiled: one operation that the compiler does not look into."""
+    if dropout or any(more.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
+        raise NotImplementedError("attention with dropout, soft-capped scores or sinks")
+    # Rotary positions may have made float32 of q and k; v says in what precision the block computes.
+    parts = [tensor.to(value.dtype).transpose(1, 2).contiguous() for tensor in (query, key, value)]
+    out_BTHD: Tensor = segment_attention(*parts, code, query.shape[-1] ** -0.5 if scaling is None else scaling)[0]
+    return out_BTHD
+
+
 def _autocast_dtype(query: Tensor) -> torch.dtype:
     """Return the precision in which attention would run here: autocast's where it is on, else the tensor's own."""
     device = query.device.type
@@ -211,10 +231,7 @@ def _prepared(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the tensors in the precision, and where `round_up` allows at the length, that a CPU computes fastest.
 
-    A CPU that trains in bfloat16 takes 1.9 to 3.3 times as long for forward and backward of short rows as in float32,
-    casts included, at 32 to 170 positions; from 256 on bfloat16 is as fast or faster. Longer rows are filled up on the
-    right to a multiple of ROUND_TOKENS, which a causal row does not see: the kernel compiles matrix products for every
-    new length and keeps them, 2.4 MB per call with free lengths.
+    SHORT_TOKENS and ROUND_TOKENS say which and why; what is filled up on the right a causal row does not see.
     """
     if query.device.type != "cpu":
         return query.to(dtype), key.to(dtype), value.to(dtype)

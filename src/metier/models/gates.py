@@ -46,6 +46,8 @@ class GatedMlp(nn.Module):
             gate_NI, up_NI = parts["gate_up_proj"](x_ND).chunk(2, dim=-1)
         else:
             gate_NI, up_NI = parts["gate_proj"](x_ND), parts["up_proj"](x_ND)
+        if torch.compiler.is_compiling():  # which decides itself what to keep and what to make again
+            return cast("Tensor", parts["down_proj"](self.activation(gate_NI) * up_NI))
         product_NI: Tensor = _Gate.apply(gate_NI, up_NI, self.activation)  # type: ignore[no-untyped-call]
         node, down = product_NI.grad_fn, parts["down_proj"]
         if node is None:

@@ -37,8 +37,12 @@ class RmsNorm(nn.Module):
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """Return the normalised rows (N, D)."""
-        device = x_ND.device.type
         dtype = torch.promote_types(x_ND.dtype, self.weight.dtype)
+        if torch.compiler.is_compiling():  # which fuses this with what stands around it
+            wide_ND = x_ND.float()
+            unit_ND = wide_ND * torch.rsqrt(wide_ND.square().mean(-1, keepdim=True) + self.eps)
+            return (unit_ND * (self.weight.float() + self.offset)).to(dtype)
+        device = x_ND.device.type
         if self.narrow and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):

@@ -25,6 +25,7 @@ from metier.models import attention
 from metier.models.adapters import Adapter
 from metier.models.adapters._weights import ANOTHER_COPY, fill, read_tensors, write_tensors
 from metier.models.base import Base
+from metier.models.compiled import CompiledBlocks
 from metier.models.heads import HeadSpec, Pooling, TaskHead, pool
 from metier.models.output import OutputLayer, express
 from metier.models.rows import repack, row_lengths, unpack
@@ -41,6 +42,7 @@ class Policy:
         base, adapter, head, encoder: its parts; `head` and `encoder` may be None.
         adapter_kind, adapter_options: what the adapter was made with, as plain data.
         trunk: its frozen part, where batches may carry what leaves it.
+        compiled: its blocks, compiled for passes with a gradient.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Policy:
         self.adapter_kind = adapter.kind
         self.adapter_options = dict(adapter_options)
         self.trunk: Trunk | None = None
+        self.compiled: CompiledBlocks | None = None
         self._output: OutputLayer | None = None
         self._own_head = False
         if head is not None:
@@ -151,6 +154,8 @@ class Policy:
         causal = self.base.kind == "causal"
         support = self.base.attention
         tokens_BT = torch.from_numpy(batch.tokens_BT).to(self.device)
+        if self.compiled is not None and batch.trunk is None and torch.is_grad_enabled():
+            return self._hidden_compiled(self.compiled, batch, tokens_BT)
         with self.computing(), self._behind_trunk(batch):
             if batch.packed:
                 if not support.packing:
@@ -344,6 +349,14 @@ class Policy:
             raise ValueError("the batch carries states of a frozen trunk that this policy does not know")
         with self.trunk.skipped(from_numpy(batch.trunk, self.device)):
             yield
+
+    def _hidden_compiled(self, compiled: CompiledBlocks, batch: Batch, tokens_BT: Tensor) -> Tensor:
+        positions_BT = torch.from_numpy(batch.positions_BT).to(self.device) + self.base.attention.first_position
+        segments = row_lengths(batch.segments_BT)
+        with self.computing(), attention.layout(segments, as_tensor=True), compiled.active():
+            return attention.last_hidden(
+                self.base.model, tokens_BT, attention_mask=torch.ones_like(tokens_BT), position_ids=positions_BT
+            )
 
     def _unpacked(self, batch: Batch) -> Tensor:
         return repack(self.hidden(unpack(batch)), batch)

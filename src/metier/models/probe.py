@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metier.core.errors import ConfigError, MachineError, MetierError
+from metier.core.extras import cache_dir
 from metier.core.project import digest_json, read_json, write_json
 
 if TYPE_CHECKING:
@@ -195,11 +196,11 @@ def remember(name: str, values: dict[str, Any]) -> None:
 
 
 def _kept(name: str) -> Path:
-    """Where a measurement lies (core/extras.py lists the variable)."""
+    """Where a measurement lies."""
     import torch
 
     key = digest_json([platform.machine(), _cpu_name(), torch.__version__, torch.get_num_threads()])[:16]
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metier" / f"{name}-{key}.json"
+    return cache_dir() / f"{name}-{key}.json"
 
 
 def _cpu_name() -> str:

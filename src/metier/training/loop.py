@@ -164,7 +164,7 @@ def _gradients(
         rows = micro_batches(lengths, budget_tokens=state.micro_batch_tokens, packing=plan.training.packing)
         batches = [collate(positions.tolist(), micro) for micro in rows]
         try:
-            return batches, _accumulate(policy, method, batches, plan.training.seed, state.step)
+            return batches, accumulate(policy, method, batches, plan.training.seed, state.step)
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
@@ -183,7 +183,8 @@ def _gradients(
             )
 
 
-def _accumulate(policy: Policy, method: Method, batches: list[Batch], seed: int, step: int) -> dict[str, float]:
+def accumulate(policy: Policy, method: Method, batches: list[Batch], seed: int, step: int) -> dict[str, float]:
+    """Run micro-batches forward and backward, gradients adding up; return each term's mean per weight unit."""
     weights: dict[str, float] = {}
     for batch in batches:
         for key, value in batch.weights.items():
