@@ -113,7 +113,7 @@ def test_whatever_ends_the_loop_the_save_that_was_on_its_way_is_kept(
     monkeypatch.setattr(loop, "train", one_step_and_a_bug)
     monkeypatch.setattr(checkpoint, "seal", slow)
     with pytest.raises(RuntimeError, match="a bug"):
-        execute._train(own, made, SimpleNamespace(signal=None, deferred=False, now=lambda: None))  # type: ignore[arg-type]
+        execute._train(own, made, SimpleNamespace(signal=None, deferred=False, now=lambda: None), {}, 0.0)  # type: ignore[arg-type]
     found, _ = checkpoint.newest(own.checkpoints_dir)
     assert found is not None and found.name == "step-000001"
 
@@ -133,7 +133,7 @@ def test_a_signal_after_the_last_step_still_stops_the_run(run: Run) -> None:
     plan = loop.Plan(steps=0, peak_learning_rate=1e-3, warmup_steps=0, micro_batch_tokens=64, training=Training())
     given: Any = SimpleNamespace(policy=policy, method=method, train=feed, plan=plan, watch=Watch("loss", 0))
     with pytest.raises(KeyboardInterrupt):
-        execute._train(run, given, Asked())
+        execute._train(run, given, Asked(), {}, 0.0)
 
 
 def test_a_lost_worker_is_not_told_with_the_error_of_an_earlier_start(

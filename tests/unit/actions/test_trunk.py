@@ -94,6 +94,6 @@ def test_a_probe_that_disagrees_turns_it_off(desk: Desk, monkeypatch: pytest.Mon
 def test_a_run_says_what_its_cache_took(desk: Desk, tmp_path: Path) -> None:
     parts = made(desk, {})
     run = Run.create(parts.project.new_run_dir("classify", "x"))
-    execute._train(run, parts, SimpleNamespace(signal=None, deferred=False, now=lambda: None))  # type: ignore[arg-type]
+    execute._train(run, parts, SimpleNamespace(signal=None, deferred=False, now=lambda: None), {}, 0.0)  # type: ignore[arg-type]
     (event,) = run.events("trunk")
     assert event["num_bytes"] > 0 and event["seconds"] > 0
