@@ -26,7 +26,7 @@ from typing import Any
 
 from machine import REPOSITORY, provenance, spread, table
 from sft.workload import SHAPES, Workload
-from train_sft import EVALUATION_LOSS, LOSS_AT_START, METIER_SETTINGS, call, our_environment, rival, say, tokens
+from train_sft import EVALUATION_LOSS, LOSS_AT_START, OURS, call, our_environment, rival, say, tokens
 
 LITGPT = ("litgpt==0.5.13", "requests")
 STEPS = {"15m": 9, "nano": 9, "tiny": 3}
@@ -65,7 +65,7 @@ def compare(workload: Workload, given: argparse.Namespace, pythons: dict[str, Pa
     (work / "workload.json").write_text(full)
     best_lit.pop("steps")
     contestants = [
-        ("metier", Path(sys.executable), "run_metier.py", METIER_SETTINGS, our_environment()),
+        *((name, Path(sys.executable), "run_metier.py", said, our_environment()) for name, said in OURS.items()),
         ("trl tuned", pythons["trl"], "run_trl.py", best_trl, {}),
         ("litgpt tuned", pythons["litgpt"], "run_litgpt.py", best_lit, {}),
     ]
@@ -110,25 +110,29 @@ def verdicts(result: dict[str, Any]) -> list[str]:
 
 def report(results: list[dict[str, Any]], command: str) -> str:
     """Return the Markdown page."""
-    head = ["shape", "contestant", "tokens/s", "our speed ratio", "peak memory, MB", "our share of it", "start-up, s"]
-    head += ["first step, s", "judged loss"]
+    head = ["shape", "contestant", "tokens/s", "our speed ratio", "… compiled", "peak memory, MB", "our share of it"]
+    head += ["… compiled", "start-up, s", "first step, s", "judged loss"]
     rows, checks = [], []
     for result in results:
         facts = result["facts"]
         seconds = {n: [sum(r["step_seconds"][1:]) for r in runs] for n, runs in result["runs"].items()}
         peak = {n: statistics.median(r["peak_bytes"] for r in runs) for n, runs in result["runs"].items()}
         for name, runs in result["runs"].items():
-            ratio = [theirs / ours for ours, theirs in zip(seconds["metier"], seconds[name], strict=True)]
-            said, other = runs[0]["settings"], name != "metier"
+            said, other = runs[0]["settings"], name not in OURS
+            ratios, shares = [], []
+            for own in OURS:
+                pairs = zip(seconds[own], seconds[name], strict=True)
+                ratios.append(spread([theirs / ours for ours, theirs in pairs], digits=2, unit="×") if other else "")
+                shares.append(f"{peak[own] / peak[name]:.0%}" if other else "")
             how = f" (batch {said['per_device']}{', compiled' if said.get('compile') else ''})" if other else ""
             rows.append(
                 [
                     f"{facts['shape']} ({facts['parameters'] / 1e6:.1f} M)",
                     name + how,
                     spread([result["tokens"]["non_padding"] / s for s in seconds[name]], digits=0),
-                    spread(ratio, digits=2, unit="×") if other else "",
+                    *ratios,
                     f"{peak[name] / 1e6:.0f}",
-                    f"{peak['metier'] / peak[name]:.0%}" if other else "",
+                    *shares,
                     spread([r["startup_seconds"] for r in runs], digits=0),
                     spread([r["step_seconds"][0] for r in runs], digits=1),
                     f"{result['judged'][name]:.4f}",
