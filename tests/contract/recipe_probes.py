@@ -137,6 +137,7 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         *(f"{text} and {i}" for i, text in enumerate(once)),
     ]
     dirty = ["Cafe\u0301 on \ufb01re ", "two  blanks\n\n\n\nand\tlines \r\nend", "a bell\x07 and a \u200bblank"]
+    pages = [f"<nav>Home {i}</nav><p>CafÃ© {text}</p>" for i, text in enumerate(once)]
     return {
         "letters.jsonl": letters,
         "many.jsonl": _letters(150),
@@ -146,6 +147,7 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         "chats.jsonl": chats,
         "more.jsonl": more,
         "repeated.jsonl": [{"text": text} for text in repeated],
+        "pages.jsonl": [{"text": text} for text in pages],
         "dirty.jsonl": [{"text": f"{text}{i}"} for i, text in enumerate(dirty * 5)],
     }
 

@@ -14,6 +14,7 @@ import torch
 from contract import recipe_probes as see
 from contract.recipe_probes import COMMITS, WRITER, Desk, Probe
 from metier.core.catalog import PACKAGES, catalog, type_of
+from metier.core.extras import installed
 from metier.core.recipe import describe
 
 
@@ -22,7 +23,7 @@ class Effect:
     """What each value of a key makes visible; with any two of them the probe must not see the same.
 
     `beside` is what else the recipe says, `options` what else the plug-in is told, `refused` the codes of errors that
-    count as seen: any other error fails the test.
+    count as seen: any other error fails the test. `needs` is the optional package without which nothing can be seen.
     """
 
     probe: Probe
@@ -30,6 +31,7 @@ class Effect:
     beside: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    needs: str = ""
 
 
 STATED = {
@@ -182,6 +184,8 @@ OPTIONS: dict[str, Effect] = {
         see.rows, ("trim", "collapse", "keep"), {"data.sources.0.path": "data/dirty.jsonl"}
     ),
     "data.steps.clean.control_characters": Effect(see.rows, ON, {"data.sources.0.path": "data/dirty.jsonl"}),
+    "data.steps.clean.html": Effect(see.rows, ("keep", "strip", "main"), {"data.sources.0.path": "data/pages.jsonl"}),
+    "data.steps.clean.repair_encoding": Effect(see.rows, ON, {"data.sources.0.path": "data/pages.jsonl"}, needs="ftfy"),
     "data.steps.deduplicate.match": Effect(see.rows, ("exact", "near"), {"data.sources.0.path": "data/repeated.jsonl"}),
     "data.steps.deduplicate.threshold": Effect(
         see.rows, (0.5, 0.9), {"data.sources.0.path": "data/repeated.jsonl"}, {"match": "near"}
@@ -249,6 +253,8 @@ def test_every_value_of_a_key_makes_a_difference(key: str, desk: Desk) -> None:
     assert key in TABLE, f"nothing shows that `{key}` has an effect: give it an entry"
     assert key in TYPES, f"there is no key `{key}` any more: remove its entry"
     effect = TABLE[key]
+    if effect.needs and installed(effect.needs) is None:
+        pytest.skip(f"the optional package {effect.needs} is not installed")
     seen = [desk.look(effect.probe, _changes(key, effect, value), effect.refused) for value in effect.values]
     assert len(seen) > 1
     for (one, first), (other, second) in combinations(zip(effect.values, seen, strict=True), 2):
