@@ -137,6 +137,16 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         *(f"{text} and {i}" for i, text in enumerate(once)),
     ]
     dirty = ["Cafe\u0301 on \ufb01re ", "two  blanks\n\n\n\nand\tlines \r\nend", "a bell\x07 and a \u200bblank"]
+    phrase = "there stood a very old lighthouse whose keeper counted every ship that passed by night"
+    other = "on a bench by the gate two retired gardeners argued about roses until the bell rang"
+    long = [f"{row['text']} {row['note']}" for row in letters]
+    leaky = [
+        *(f"{one} {phrase} {two}" for one, two in zip(long[:6], long[42:], strict=True)),
+        *(f"{one} {other} {two}" for one, two in zip(long[6:14], long[34:42], strict=True)),
+        *(f"{text} seven swans swam silently past" for text in long[14:17]),
+        *long[17:34],
+    ]
+    held = [f"A story: {phrase}.", "Did seven swans swim? No, seven swans swam silently past.", f"{long[20]} and so on"]
     pages = [f"<nav>Home {i}</nav><p>CafÃ© {text}</p>" for i, text in enumerate(once)]
     return {
         "letters.jsonl": letters,
@@ -147,6 +157,9 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         "chats.jsonl": chats,
         "more.jsonl": more,
         "repeated.jsonl": [{"text": text} for text in repeated],
+        "leaky.jsonl": [{"text": text} for text in leaky],
+        "held.jsonl": [{"text": text} for text in held],
+        "exam.jsonl": [{"question": long[n], "answer": "yes"} for n in (18, 19, 28, 29)],
         "pages.jsonl": [{"text": text} for text in pages],
         "dirty.jsonl": [{"text": f"{text}{i}"} for i, text in enumerate(dirty * 5)],
     }

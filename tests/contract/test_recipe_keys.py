@@ -45,6 +45,8 @@ STATED = {
 }
 """All that the permission gate asks of a source."""
 TWO_SOURCES = {"data.sources": [{"path": "data/more.jsonl"}, {"path": "data/chats.jsonl", "split": "train"}]}
+LEAKY = {"data.sources": [{"path": "data/leaky.jsonl"}, {"path": "data/held.jsonl", "split": "test"}]}
+"""Rows that share runs of words with each other, with given test rows, and with data/exam.jsonl."""
 TEN_STEPS = {"training.max_steps": 10}
 EVERY_STEP = {"evaluation.every_steps": 1}
 ON = (True, False)
@@ -186,6 +188,11 @@ OPTIONS: dict[str, Effect] = {
     "data.steps.clean.control_characters": Effect(see.rows, ON, {"data.sources.0.path": "data/dirty.jsonl"}),
     "data.steps.clean.html": Effect(see.rows, ("keep", "strip", "main"), {"data.sources.0.path": "data/pages.jsonl"}),
     "data.steps.clean.repair_encoding": Effect(see.rows, ON, {"data.sources.0.path": "data/pages.jsonl"}, needs="ftfy"),
+    "data.steps.decontaminate.against": Effect(see.rows, ([], ["data/exam.jsonl"]), LEAKY),
+    "data.steps.decontaminate.splits": Effect(see.rows, (["test"], ["validation"], ["test", "validation"]), LEAKY),
+    "data.steps.decontaminate.num_words": Effect(see.rows, (5, 13), LEAKY),
+    "data.steps.decontaminate.common_rows": Effect(see.rows, (1, 10), LEAKY),
+    "data.steps.decontaminate.threshold": Effect(see.rows, (0.5, 1.0), LEAKY),
     "data.steps.deduplicate.match": Effect(see.rows, ("exact", "near"), {"data.sources.0.path": "data/repeated.jsonl"}),
     "data.steps.deduplicate.threshold": Effect(
         see.rows, (0.5, 0.9), {"data.sources.0.path": "data/repeated.jsonl"}, {"match": "near"}
@@ -266,6 +273,7 @@ def test_a_key_with_named_values_is_tried_with_each_of_them(key: str) -> None:
     named = set(TYPES[key].split(" | ")) - {"auto", "null", "text", "mapping", "kind with its options"}
     named = {name for name in named if not name.startswith(("int", "float", "list of"))}
     tried = {str(value).lower() if isinstance(value, bool) else str(value) for value in TABLE[key].values}
+    tried |= {str(part) for value in TABLE[key].values if isinstance(value, list) for part in value}
     assert named - SAME_BY_DEFINITION.get(key, set()) <= tried
 
 

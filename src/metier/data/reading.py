@@ -98,7 +98,12 @@ def _preparing(recipe: Recipe) -> str | None:
 
 def source_path(source: Source, project: Project) -> Path:
     """Return where a source lies; a hub id stays as it is."""
-    return Path(source.path) if source.path.startswith(HUB) else project.path(source.path)
+    return named_path(source.path, project)
+
+
+def named_path(path: str, project: Project) -> Path:
+    """Return where a path of the recipe lies; a hub id stays as it is."""
+    return Path(path) if path.startswith(HUB) else project.path(path)
 
 
 def kept_columns(recipe: Recipe) -> list[str]:

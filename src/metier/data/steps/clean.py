@@ -24,6 +24,7 @@ from metier.data.steps import StepResult, map_text
 summary = "Normalise Unicode, control characters and white space; on request strip HTML and repair encodings"
 FILTERS = False
 
+_WHY = "repair encodings (clean.repair_encoding)"
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ufff9-\ufffb]")
 _BLANKS = re.compile(r"[^\S\n]+")
 _EMPTY_LINES = re.compile(r"\n{3,}")
@@ -57,6 +58,11 @@ SAMPLE: dict[str, Any] = {
     "examples": [Text(text="Cafe\u0301 \r\nopen\x07 ")],
     "result": [Text(text="Café\nopen")],
 }
+
+
+def packages(options: Options) -> list[tuple[str, str]]:
+    """Return the optional packages that these options use, and why."""
+    return [("ftfy", _WHY)] if options.repair_encoding else []
 
 
 def run(examples: list[Example], options: Options) -> StepResult:
@@ -110,7 +116,7 @@ def clean(text: str, options: Options) -> str:
 @cache
 def _repairs() -> Any:
     """Return ftfy, and its settings with everything off that is not about encodings."""
-    ftfy = need("ftfy", "repair encodings (clean.repair_encoding)")
+    ftfy = need("ftfy", _WHY)
     off = {"unescape_html", "remove_terminal_escapes", "fix_latin_ligatures", "fix_character_width", "uncurl_quotes"}
     off |= {"fix_line_breaks", "fix_surrogates", "remove_control_chars", "explain"}
     return ftfy, ftfy.TextFixerConfig(normalization=None, **dict.fromkeys(off, False))
