@@ -147,6 +147,22 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         *long[17:34],
     ]
     held = [f"A story: {phrase}.", "Did seven swans swim? No, seven swans swam silently past.", f"{long[20]} and so on"]
+    fox = "the quick fox ran over the hill and the slow dog saw it go by"
+    verbose = [
+        "first line\nsecond\nthird\nsecond\nfirst line",
+        " ".join(["one two three four five six"] * 2 + [f"w{i}" for i in range(12)]),
+        "a=b;c=d;e=f;g=h;i=j;k=l;m=n",
+        "Read our cookie policy. The shop is open. It closes late. It is large.",
+        fox + " and then they both went home without",
+        "Der Brief, den ich letzte Woche geschickt habe, kam leider nie bei Ihnen an.",
+        "La carta que te mandé ayer todavía no ha llegado.",
+        "the cat mag Katzen und dogs and also the sehr schöne Haus on the hill by der alten Brücke",
+    ]
+    terse = [
+        *({"prompt": f"Question {i}?", "completion": "We will look into it."} for i in range(4)),
+        *({"prompt": f"And {i}?", "completion": "Well, hm, let me see: as an AI I say " + str(i)} for i in range(3)),
+        *({"prompt": f"What of {i}?", "completion": f"The answer is {i}."} for i in range(20)),
+    ]
     pages = [f"<nav>Home {i}</nav><p>CafÃ© {text}</p>" for i, text in enumerate(once)]
     return {
         "letters.jsonl": letters,
@@ -160,6 +176,8 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         "leaky.jsonl": [{"text": text} for text in leaky],
         "held.jsonl": [{"text": text} for text in held],
         "exam.jsonl": [{"question": long[n], "answer": "yes"} for n in (18, 19, 28, 29)],
+        "verbose.jsonl": [{"text": text} for text in (*verbose, *once)],
+        "terse.jsonl": terse,
         "pages.jsonl": [{"text": text} for text in pages],
         "dirty.jsonl": [{"text": f"{text}{i}"} for i, text in enumerate(dirty * 5)],
     }

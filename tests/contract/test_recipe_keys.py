@@ -47,6 +47,9 @@ STATED = {
 TWO_SOURCES = {"data.sources": [{"path": "data/more.jsonl"}, {"path": "data/chats.jsonl", "split": "train"}]}
 LEAKY = {"data.sources": [{"path": "data/leaky.jsonl"}, {"path": "data/held.jsonl", "split": "test"}]}
 """Rows that share runs of words with each other, with given test rows, and with data/exam.jsonl."""
+VERBOSE = {"data.sources.0.path": "data/verbose.jsonl", "data.split": {"validation": 0.0, "test": 0.0}}
+TERSE = {"data.sources.0.path": "data/terse.jsonl", "data.split": {"validation": 0.0, "test": 0.0}}
+"""Rows with what the filters look for, all of them in train."""
 TEN_STEPS = {"training.max_steps": 10}
 EVERY_STEP = {"evaluation.every_steps": 1}
 ON = (True, False)
@@ -197,6 +200,18 @@ OPTIONS: dict[str, Effect] = {
     "data.steps.deduplicate.threshold": Effect(
         see.rows, (0.5, 0.9), {"data.sources.0.path": "data/repeated.jsonl"}, {"match": "near"}
     ),
+    "data.steps.filter_language.languages": Effect(see.rows, (["en"], ["de"], ["en", "de"]), VERBOSE, needs="lingua"),
+    "data.steps.filter_language.min_confidence": Effect(
+        see.rows, (0.2, 0.9), VERBOSE, {"languages": ["en"], "min_letters": 1}, needs="lingua"
+    ),
+    "data.steps.filter_language.min_letters": Effect(see.rows, (40, 1), VERBOSE, {"languages": ["en"]}, needs="lingua"),
+    "data.steps.filter_quality.max_repeated_lines": Effect(see.rows, (None, 0.3), VERBOSE),
+    "data.steps.filter_quality.max_repeated_words": Effect(see.rows, (None, 0.3), VERBOSE),
+    "data.steps.filter_quality.max_symbols": Effect(see.rows, (None, 0.4), VERBOSE),
+    "data.steps.filter_quality.max_boilerplate": Effect(see.rows, (None, 0.2), VERBOSE),
+    "data.steps.filter_quality.truncated_words": Effect(see.rows, (None, 15), VERBOSE),
+    "data.steps.filter_quality.refusal_characters": Effect(see.rows, (10, 200), TERSE),
+    "data.steps.filter_quality.max_same_answers": Effect(see.rows, (1, 2, None), TERSE),
     "data.steps.filter_length.min_characters": Effect(see.rows, (None, 25), options={"max_characters": 60}),
     "data.steps.filter_length.max_characters": Effect(see.rows, (None, 50), options={"min_characters": 25}),
     "evaluation.metrics.ece.bins": Effect(see.figure_of_answers, (2, 15)),
