@@ -177,6 +177,14 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         "held.jsonl": [{"text": text} for text in held],
         "exam.jsonl": [{"question": long[n], "answer": "yes"} for n in (18, 19, 28, 29)],
         "verbose.jsonl": [{"text": text} for text in (*verbose, *once)],
+        "mislabelled.jsonl": [
+            {**row, "label": "rate" if i % 6 == 0 else row["label"]} for i, row in enumerate(letters)
+        ],
+        "tongues.jsonl": [
+            *({"text": f"{text} It is a good letter", "label": "a"} for text in once[:9]),
+            *({"text": f"Der Brief ist wirklich sehr schön, Nummer {i}", "label": "a"} for i in range(5)),
+            *({"text": f"Where is letter number {i} now?", "label": "b"} for i in range(3)),
+        ],
         "terse.jsonl": terse,
         "pages.jsonl": [{"text": text} for text in pages],
         "dirty.jsonl": [{"text": f"{text}{i}"} for i, text in enumerate(dirty * 5)],
@@ -210,6 +218,12 @@ def rows(recipe: Recipe, project: Project) -> dict[str, list[str]]:
         split: sorted(json.dumps({k: v for k, v in row.items() if k not in ("id", "place")}) for row in examples)
         for split, examples in found.items()
     }
+
+
+def reviews(recipe: Recipe, project: Project) -> list[str]:
+    """What the lists for a person hold, next to the rows' text."""
+    build(recipe, project)
+    return [file.read_text() for file in sorted((project.private_dir / "review").rglob("*.jsonl"))]
 
 
 def rows_of_a_version(recipe: Recipe, project: Project) -> dict[str, list[str]]:

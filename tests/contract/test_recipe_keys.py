@@ -50,6 +50,9 @@ LEAKY = {"data.sources": [{"path": "data/leaky.jsonl"}, {"path": "data/held.json
 VERBOSE = {"data.sources.0.path": "data/verbose.jsonl", "data.split": {"validation": 0.0, "test": 0.0}}
 TERSE = {"data.sources.0.path": "data/terse.jsonl", "data.split": {"validation": 0.0, "test": 0.0}}
 """Rows with what the filters look for, all of them in train."""
+TONGUES = {"data.sources.0.path": "data/tongues.jsonl", "data.split": {"validation": 0.0, "test": 0.0}}
+UNEVEN = {"data.sources.0.path": "data/uneven.jsonl"}
+MISLABELLED = {"data.sources.0.path": "data/mislabelled.jsonl"}
 TEN_STEPS = {"training.max_steps": 10}
 EVERY_STEP = {"evaluation.every_steps": 1}
 ON = (True, False)
@@ -184,6 +187,14 @@ OPTIONS: dict[str, Effect] = {
     ),
     "method.classify.head_learning_rate_multiplier": Effect(see.weights, (1.0, 10.0)),
     "method.sft.assistant_only_loss": Effect(see.tokens, ON, WRITER),
+    "data.steps.balance.by": Effect(
+        see.rows, ("label", "column", "language"), TONGUES, refused=("E211",), needs="lingua"
+    ),
+    "data.steps.balance.column": Effect(see.rows, ("team", "person"), UNEVEN, {"by": "column"}),
+    "data.steps.balance.resample": Effect(see.rows, ("down", "up"), UNEVEN),
+    "data.steps.balance.ratio": Effect(see.rows, (1, 2), UNEVEN),
+    "data.steps.balance.max_repeats": Effect(see.rows, (2, 3), UNEVEN, {"resample": "up"}),
+    "data.steps.balance.seed": Effect(see.rows, (0, 1), UNEVEN),
     "data.steps.clean.unicode": Effect(see.rows, ("NFC", "NFKC", "keep"), {"data.sources.0.path": "data/dirty.jsonl"}),
     "data.steps.clean.whitespace": Effect(
         see.rows, ("trim", "collapse", "keep"), {"data.sources.0.path": "data/dirty.jsonl"}
@@ -212,6 +223,9 @@ OPTIONS: dict[str, Effect] = {
     "data.steps.filter_quality.truncated_words": Effect(see.rows, (None, 15), VERBOSE),
     "data.steps.filter_quality.refusal_characters": Effect(see.rows, (10, 200), TERSE),
     "data.steps.filter_quality.max_same_answers": Effect(see.rows, (1, 2, None), TERSE),
+    "data.steps.label_issues.drop": Effect(see.rows, (0, 1), MISLABELLED),
+    "data.steps.label_issues.folds": Effect(see.reviews, (2, 5), MISLABELLED),
+    "data.steps.label_issues.seed": Effect(see.reviews, (0, 1), MISLABELLED),
     "data.steps.filter_length.min_characters": Effect(see.rows, (None, 25), options={"max_characters": 60}),
     "data.steps.filter_length.max_characters": Effect(see.rows, (None, 50), options={"min_characters": 25}),
     "evaluation.metrics.ece.bins": Effect(see.figure_of_answers, (2, 15)),

@@ -48,9 +48,10 @@ def test_the_sample_comes_out_as_it_says(name: str) -> None:
 def test_counts_add_up_and_origins_fit(name: str) -> None:
     given = identified([*EVERY_KIND, *EVERY_KIND])
     result = run_step(kind(name), given)
-    assert len(result.examples) + len(result.dropped) == len(given)
+    assert len(set(result.origins)) + len(result.dropped) == len(given)  # a row may be repeated (balance)
     assert len(result.origins) == len(result.examples)
-    assert result.origins == sorted(set(result.origins))
+    assert result.origins == sorted(result.origins)
+    assert len(set(result.origins)) == len(result.origins) or getattr(catalog("steps").get(name), "AFTER_SPLIT", False)
     for origin, example in zip(result.origins, result.examples, strict=True):
         assert type(example) is type(given[origin])
         assert example.place == given[origin].place

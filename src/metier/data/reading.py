@@ -20,6 +20,7 @@ from metier.data import formats, prompt
 from metier.data.quarantine import Quarantine
 from metier.data.rows import BadRow, Row
 from metier.data.source import HUB, read_rows, source_digest
+from metier.data.steps import columns_of
 
 DETECTION_ROWS = 200
 PROGRESS_ROWS = 1000
@@ -107,10 +108,10 @@ def named_path(path: str, project: Project) -> Path:
 
 
 def kept_columns(recipe: Recipe) -> list[str]:
-    """Return the columns that stay in `meta` whatever the format does with them: groups, slices, subjects."""
+    """Return the columns that stay in `meta` whatever the format does with them: groups, slices, subjects, steps."""
     subjects = [s.permission.subject_key for s in recipe.data.sources if s.permission and s.permission.subject_key]
     group = [recipe.data.split.group_by] if recipe.data.split.group_by else []
-    return sorted({*group, *recipe.evaluation.slices, *subjects})
+    return sorted({*group, *recipe.evaluation.slices, *subjects, *columns_of(recipe.data.steps)})
 
 
 # ───────────────────────────────────────────────────────────────────────────── one source

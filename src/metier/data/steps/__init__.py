@@ -5,7 +5,8 @@ validation and test rows are rewritten by it but never dropped (`FILTERS`). One 
 `AFTER_SPLIT = True`: it is `run(examples, options, around)`, runs on the training rows once the rows are divided, and
 chooses among them (drops or repeats), so that what is held out is never touched and the proof of no overlap, which is
 made behind it, stands for the rows that are written. A step that opens files names them in `reads(options)`, one with
-optional packages in `packages(options)`: both are part of what a version is found by, and are asked for first.
+optional packages in `packages(options)`, one that looks at columns in `columns(options)`: they are part of what a
+version is found by, and what is missing is said first.
 """
 
 from __future__ import annotations
@@ -99,6 +100,11 @@ def check_steps(recipe: Recipe) -> None:
 def packages_of(steps: Iterable[Kind]) -> list[str]:
     """Return the import names of the optional packages that the steps use."""
     return sorted({package for step in steps for package, _ in _asked(step, "packages")})
+
+
+def columns_of(steps: Iterable[Kind]) -> list[str]:
+    """Return the columns that the steps look at: they stay in `meta` whatever the format does with them."""
+    return sorted({column for step in steps for column in _asked(step, "columns")})
 
 
 def files_of(steps: Iterable[Kind]) -> list[str]:
