@@ -121,7 +121,7 @@ def test_rows_that_cannot_be_judged() -> None:
 
 def test_the_list_lies_under_private_and_the_manifest_holds_no_text(tmp_path: Path) -> None:
     project = Project.create(tmp_path / "project", "test")
-    made, planted = rows(300, wrong=12)
+    made, _ = rows(300, wrong=12)
     (project.root / "data" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
     recipe = Recipe.build(
         {
