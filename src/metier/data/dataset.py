@@ -180,6 +180,7 @@ def _record(
     return {
         "name": step.kind,
         "options": step.options,
+        "after_split": after_split(step),
         "rows_in": len(before),
         "rows_out": len(after),
         "characters_in": sum(map(num_characters, before)),

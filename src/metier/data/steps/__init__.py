@@ -51,6 +51,20 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Sign:
+    """What `metier data check` says where a step that the recipe lacks would act; a step's module has it as SIGN.
+
+    `code` and `what` are the card's; `options` those that the step is tried and recommended with; it is tried on the
+    first `max_rows` training rows.
+    """
+
+    code: str
+    what: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    max_rows: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
 class Around:
     """What a step with AFTER_SPLIT sees beside the training rows.
 

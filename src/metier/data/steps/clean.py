@@ -19,9 +19,10 @@ from metier.core.extras import need
 from metier.core.types import Conversation, Example, Labelled, Message, Problem, Text, content_of
 from metier.data.formats._messages import says_something
 from metier.data.markup import plain_text
-from metier.data.steps import StepResult, map_text
+from metier.data.steps import Sign, StepResult, map_text
 
 summary = "Normalise Unicode, control characters and white space; on request strip HTML and repair encodings"
+SIGN = Sign("E338", "rows with control characters, loose white space or another Unicode form")
 FILTERS = False
 
 _WHY = "repair encodings (clean.repair_encoding)"

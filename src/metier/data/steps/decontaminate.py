@@ -23,9 +23,10 @@ from metier.core.types import Example, Text, content_of
 from metier.data.rows import Row
 from metier.data.similar import comparable, liken, words_of
 from metier.data.source import read_rows
-from metier.data.steps import Around, StepResult, texts_in
+from metier.data.steps import Around, Sign, StepResult, texts_in
 
 summary = "Drop training rows that share text with held-out rows or with benchmark files"
+SIGN = Sign("E336", "training rows that share text with held-out rows")
 FILTERS = True
 AFTER_SPLIT = True
 

@@ -21,9 +21,10 @@ from pydantic import Field
 from metier.core.catalog import Options as BaseOptions
 from metier.core.types import Conversation, Example, Message, Preference, Text, content_of
 from metier.data.similar import normalise, words_of
-from metier.data.steps import StepResult, texts_in
+from metier.data.steps import Sign, StepResult, texts_in
 
 summary = "Drop rows that repeat themselves, break off, refuse, or hold symbols or boilerplate instead of text"
+SIGN = Sign("E337", "rows that repeat themselves, break off, refuse, or hold no real text")
 FILTERS = True
 RUN_WORDS = 5
 MIN_WORDS = 20

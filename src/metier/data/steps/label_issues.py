@@ -26,12 +26,13 @@ from pydantic import Field
 from metier.core.catalog import Options as BaseOptions
 from metier.core.types import Example, Labelled
 from metier.data.similar import normalise
-from metier.data.steps import Around, StepResult
+from metier.data.steps import Around, Sign, StepResult
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 summary = "List likely wrong labels for a person to review (by out-of-fold confidence); drop them on request"
+SIGN = Sign("E334", "labels that are likely wrong", max_rows=5_000)
 FILTERS = True
 AFTER_SPLIT = True
 MAX_FEATURES = 50_000
