@@ -54,6 +54,8 @@ def test_each_measure_on_texts_whose_share_is_known() -> None:
         ("```\nx = 1\n```", False),
         ("int main() {\n}", False),
         ("1. first\n2. second", False),
+        ("so the result is:\n10 / 5 = 2", False),
+        ("what a day it was #sunny", False),
         ("", False),
     ],
 )
@@ -105,6 +107,14 @@ def test_the_same_answer_over_and_over() -> None:
     assert result.origins == [0, 1, 5, 6, 7, 8, 9]
     assert {why for _, why in result.dropped} == {"same answer"}
     assert result.note == "3 of 10 rows dropped: same answer 3"
+
+
+def test_an_answer_may_repeat_its_question_and_a_rejected_reply_the_chosen_one() -> None:
+    said = " ".join(f"word{i}" for i in range(40)) + "."
+    assert reason(chat(said, question=f"Say it in small letters: {said}")) is None
+    reply, other = (Message("assistant", said),), (Message("assistant", f"{said} Yes."),)
+    assert reason(identify(Preference(prompt=(Message("user", "Go."),), chosen=reply, rejected=other))) is None
+    assert reason(chat("the same old song again " * 9)) == "repeated words"
 
 
 def test_a_rule_that_is_null_drops_nothing() -> None:

@@ -190,6 +190,8 @@ def map_text(example: Example, change: Callable[[str], str]) -> Example:
 
 def num_characters(example: Example) -> int:
     """Return how many characters of text the example's content has, tool calls included."""
+    if isinstance(example, Text | Labelled):
+        return len(example.text)  # most rows, and counted around every step
     return sum(map(len, texts_in(content_of(example))))
 
 

@@ -2,7 +2,7 @@
 
 Trigrams alone: lingua adds other lengths for texts under 120 characters, with 900 MB of models for 70. What is too
 short to tell is kept and counted. Left out: several languages in one row, which is judged as a whole by its first
-2,000 characters.
+500 characters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from metier.data.steps import StepResult, texts_in
 
 summary = "Drop rows in other languages than the wanted ones (extra curate)"
 FILTERS = True
-MAX_CHARACTERS = 2_000
+MAX_CHARACTERS = 500
 _CODES = (
     "af ar az be bg bn bs ca cs cy da de el en eo es et eu fa fi fr ga gu he hi hr hu hy id is it ja ka kk ko la lg lt "
     "lv mi mk mn mr ms nb nl nn pa pl pt ro ru sk sl sn so sq sr st sv sw ta te th tl tn tr ts uk ur vi xh yo zh zu"

@@ -2,8 +2,9 @@
 
 The signs are those by which web text is filtered (MassiveText's repetition and symbol rules in Rae et al., 2021,
 appendix A; C4's boilerplate and end-of-sentence rules in Raffel et al., 2020, section 2.2), applied to rows: the
-thresholds are milder, since a row is shorter than a page. Rules on answers look at what the assistant says (of a
-preference, at the chosen reply), all others at the whole row. null switches a rule off. Phrases are English.
+thresholds are milder, since a row is shorter than a page. Rules on repetition, ends and refusals look at what the
+assistant says (of a preference, at the chosen reply), where somebody answers; all others at the whole row. null
+switches a rule off. Phrases are English.
 
 Left out: perplexity, trained quality classifiers, lists of bad words.
 """
@@ -52,11 +53,11 @@ class Options(BaseOptions):
     """The rules; what a value is measured on stands in its description."""
 
     max_repeated_lines: float | None = Field(
-        0.3, description="Share of the characters in lines that stood before, from 4 lines on.", ge=0, lt=1
+        0.3, description="Share of a text's characters in lines that stood before, from 4 lines on.", ge=0, lt=1
     )
     max_repeated_words: float | None = Field(
         0.3,
-        description="Share of the words in runs of 5 that stand there more than once, from 20 words on.",
+        description="Share of a text's words in runs of 5 that stand there more than once, from 20 on.",
         ge=0,
         lt=1,
     )
@@ -97,7 +98,7 @@ def run(examples: list[Example], options: Options) -> StepResult:
     dropped: list[tuple[str, str]] = []
     answers: Counter[str] = Counter()
     for index, example in enumerate(examples):
-        row = Row("\n".join(texts_in(content_of(example))), answer_of(example), isinstance(example, Text))
+        row = Row(tuple(texts_in(content_of(example))), answers_of(example), isinstance(example, Text))
         reason = next((name for name, broken in RULES.items() if broken(row, options)), None)
         if reason is None and options.max_same_answers is not None and row.answer is not None:
             key = normalise(row.answer)
@@ -115,22 +116,27 @@ def run(examples: list[Example], options: Options) -> StepResult:
 
 
 class Row(NamedTuple):
-    """What the rules look at: all text of the row, the answer in it, and whether it is a text and nothing else."""
+    """What the rules look at: all texts of the row, the answers among them, and whether it is a text for `cpt`."""
 
-    text: str
-    answer: str | None
+    texts: tuple[str, ...]
+    answers: tuple[str, ...]
     prose: bool
 
+    @property
+    def answer(self) -> str | None:
+        """The answers in one, None where nobody answers."""
+        return "\n".join(self.answers) if self.answers else None
 
-def answer_of(example: Example) -> str | None:
-    """Return what the assistant says in a row that is to be imitated, or None where nobody answers."""
+
+def answers_of(example: Example) -> tuple[str, ...]:
+    """Return what the assistant says in a row that is to be imitated; nothing where nobody answers."""
     if isinstance(example, Conversation):
         messages = example.messages
     elif isinstance(example, Preference):
         messages = example.chosen
     else:
-        return None  # of a rating it is not said that the answer is good
-    return "\n".join(m.text for m in messages if m.role == "assistant" and m.weight != 0)
+        return ()  # of a rating it is not said that the answer is good
+    return tuple(m.text for m in messages if m.role == "assistant" and m.weight != 0)
 
 
 # ───────────────────────────────────────────────────────────────────────────── measures
@@ -176,27 +182,33 @@ def boilerplate(text: str) -> float:
 
 
 def breaks_off(text: str) -> bool:
-    """Say whether a text ends mid-sentence: behind a letter, digit or comma. Lists, tables, code, addresses may."""
+    """Say whether a text ends mid-sentence: behind a letter or comma. Lists, tables, code, sums and addresses may."""
     lines = text.rstrip().splitlines()
     if not lines or "```" in lines[-1]:
         return False
     last = lines[-1]
-    return (last[-1].isalnum() or last[-1] in ",-–(") and not _LIST_OR_CODE.match(last[:200])
+    if last.split()[-1][0] in "#@" or "=" in last:
+        return False
+    return (last[-1].isalpha() or last[-1] in ",-–(") and not _LIST_OR_CODE.match(last[:200])
 
 
 # ───────────────────────────────────────────────────────────────────────────── rules
 
 
-def _over(measure: Callable[[str], float], option: str) -> Callable[[Row, Options], bool]:
+def _over(measure: Callable[[str], float], option: str, *, each: bool = False) -> Callable[[Row, Options], bool]:
+    """Return the rule that a measure of the row, or of `each` of its answers (texts without), stays under an option."""
+
     def broken(row: Row, options: Options) -> bool:
         limit = getattr(options, option)
-        return limit is not None and measure(row.text) > limit
+        if limit is None:
+            return False
+        return any(measure(text) > limit for text in ((row.answers or row.texts) if each else ("\n".join(row.texts),)))
 
     return broken
 
 
 def _truncated(row: Row, options: Options) -> bool:
-    written = row.text if row.prose else row.answer  # the text of a label is what somebody asks: it may end anyhow
+    written = row.texts[0] if row.prose else row.answer  # the text of a label is what somebody asks: it may end anyhow
     least = options.truncated_words
     return least is not None and written is not None and breaks_off(written) and len(written.split()) >= least
 
@@ -208,8 +220,9 @@ def _refused(row: Row, options: Options) -> bool:
 
 
 RULES: dict[str, Callable[[Row, Options], bool]] = {
-    "repeated lines": _over(repeated_lines, "max_repeated_lines"),
-    "repeated words": _over(repeated_words, "max_repeated_words"),
+    # A reply may repeat its question, and a question itself: it is within one answer that repetition is a sign.
+    "repeated lines": _over(repeated_lines, "max_repeated_lines", each=True),
+    "repeated words": _over(repeated_words, "max_repeated_words", each=True),
     "symbols": _over(symbols, "max_symbols"),
     "boilerplate": _over(boilerplate, "max_boilerplate"),
     "truncated": _truncated,
