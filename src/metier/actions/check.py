@@ -216,10 +216,10 @@ def _signs(recipe: Recipe, dataset: Dataset, progress: Progress | None) -> Itera
         step = Kind.model_validate({"kind": name, **sign.options})
         if any(installed(package) is None for package in packages_of([step])):
             continue
-        rows = examples[: sign.max_rows]
+        rows = examples[:: -(-len(examples) // sign.max_rows) or 1]
         result = run_step(step, rows, around=around)
         if acted := _acted(rows, result):
-            of = f" (of the first {len(rows):,} training rows)" if len(rows) < len(examples) else ""
+            of = f" (of {len(rows):,} training rows looked at)" if len(rows) < len(examples) else ""
             yield _card(sign, len(acted), acted, _with_step(recipe, {"kind": name, **sign.options}), of)
 
 

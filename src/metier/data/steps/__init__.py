@@ -54,8 +54,8 @@ class StepResult:
 class Sign:
     """What `metier data check` says where a step that the recipe lacks would act; a step's module has it as SIGN.
 
-    `code` and `what` are the card's; `options` those that the step is tried and recommended with; it is tried on the
-    first `max_rows` training rows.
+    `code` and `what` are the card's; `options` those that the step is tried and recommended with; tried on at most
+    `max_rows` training rows, evenly taken.
     """
 
     code: str

@@ -27,7 +27,7 @@ summary = "Make the training rows of labels, groups or languages more equal in n
 FILTERS = True
 AFTER_SPLIT = True
 SHOWN = 12
-"""Groups that the note names, the largest first."""
+"""Groups that the note names, those that change most first."""
 
 
 class Options(BaseOptions):
@@ -129,11 +129,11 @@ def _resampled(examples: Sequence[Example], rows: list[int], size: int, seed: in
 
 
 def _note(before: dict[str, int], after: dict[str, int], options: Options) -> str:
-    changed = Counter({name: count for name, count in before.items() if after[name] != count})
+    changed = Counter({name: abs(after[name] - count) for name, count in before.items() if after[name] != count})
     what = options.column or options.by
     note = f"{sum(before.values()):,} → {sum(after.values()):,} rows in {len(before):,} groups by {what}"
     if changed:
-        shown = [f"{name[:40]} {count:,} → {after[name]:,}" for name, count in changed.most_common(SHOWN)]
+        shown = [f"{name[:40]} {before[name]:,} → {after[name]:,}" for name, _ in changed.most_common(SHOWN)]
         note += f": {', '.join(shown)}" + (f" and {len(changed) - SHOWN:,} more" if len(changed) > SHOWN else "")
     short = [name for name in before if options.resample == "up" and after[name] * options.ratio < max(after.values())]
     note += f"; {len(short):,} groups are still smaller (max_repeats={options.max_repeats})" if short else ""

@@ -90,7 +90,7 @@ def run(examples: list[Example], options: Options, around: Around) -> StepResult
     dropped = [(examples[index].id, reason) for index, reason in sorted(reasons.items())]
     counted = Counter(reason for _, reason in dropped).most_common()
     note = f"{len(dropped):,} of {len(examples):,} training rows dropped"
-    note += "".join(f"; {count:,} {reason}" for reason, count in counted)
+    note += "".join(f"; {count:,} × {reason}" for reason, count in counted)
     note += f"; {num_common:,} common phrases left out" if num_common else ""
     note += f"; {unreadable:,} unreadable rows of the benchmark files were not compared" if unreadable else ""
     return StepResult([examples[index] for index in origins], origins, note, dropped)

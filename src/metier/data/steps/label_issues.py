@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 summary = "List likely wrong labels for a person to review (by out-of-fold confidence); drop them on request"
-SIGN = Sign("E334", "labels that are likely wrong", max_rows=5_000)
+SIGN = Sign("E334", "labels that are likely wrong", max_rows=2_000)
 FILTERS = True
 AFTER_SPLIT = True
 MAX_FEATURES = 50_000
