@@ -137,6 +137,33 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         *(f"{text} and {i}" for i, text in enumerate(once)),
     ]
     dirty = ["Cafe\u0301 on \ufb01re ", "two  blanks\n\n\n\nand\tlines \r\nend", "a bell\x07 and a \u200bblank"]
+    phrase = "there stood a very old lighthouse whose keeper counted every ship that passed by night"
+    other = "on a bench by the gate two retired gardeners argued about roses until the bell rang"
+    long = [f"{row['text']} {row['note']}" for row in letters]
+    leaky = [
+        *(f"{one} {phrase} {two}" for one, two in zip(long[:6], long[42:], strict=True)),
+        *(f"{one} {other} {two}" for one, two in zip(long[6:14], long[34:42], strict=True)),
+        *(f"{text} seven swans swam silently past" for text in long[14:17]),
+        *long[17:34],
+    ]
+    held = [f"A story: {phrase}.", "Did seven swans swim? No, seven swans swam silently past.", f"{long[20]} and so on"]
+    fox = "the quick fox ran over the hill and the slow dog saw it go by"
+    verbose = [
+        "first line\nsecond\nthird\nsecond\nfirst line",
+        " ".join(["one two three four five six"] * 2 + [f"w{i}" for i in range(12)]),
+        "a=b;c=d;e=f;g=h;i=j;k=l;m=n",
+        "Read our cookie policy. The shop is open. It closes late. It is large.",
+        fox + " and then they both went home without",
+        "Der Brief, den ich letzte Woche geschickt habe, kam leider nie bei Ihnen an.",
+        "La carta que te mandé ayer todavía no ha llegado.",
+        "the cat mag Katzen und dogs and also the sehr schöne Haus on the hill by der alten Brücke",
+    ]
+    terse = [
+        *({"prompt": f"Question {i}?", "completion": "We will look into it."} for i in range(4)),
+        *({"prompt": f"And {i}?", "completion": "Well, hm, let me see: as an AI I say " + str(i)} for i in range(3)),
+        *({"prompt": f"What of {i}?", "completion": f"The answer is {i}."} for i in range(20)),
+    ]
+    pages = [f"<nav>Home {i}</nav><p>CafÃ© {text}</p>" for i, text in enumerate(once)]
     return {
         "letters.jsonl": letters,
         "many.jsonl": _letters(150),
@@ -146,6 +173,20 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         "chats.jsonl": chats,
         "more.jsonl": more,
         "repeated.jsonl": [{"text": text} for text in repeated],
+        "leaky.jsonl": [{"text": text} for text in leaky],
+        "held.jsonl": [{"text": text} for text in held],
+        "exam.jsonl": [{"question": long[n], "answer": "yes"} for n in (18, 19, 28, 29)],
+        "verbose.jsonl": [{"text": text} for text in (*verbose, *once)],
+        "mislabelled.jsonl": [
+            {**row, "label": "rate" if i % 6 == 0 else row["label"]} for i, row in enumerate(letters)
+        ],
+        "tongues.jsonl": [
+            *({"text": f"{text} It is a good letter", "label": "a"} for text in once[:9]),
+            *({"text": f"Der Brief ist wirklich sehr schön, Nummer {i}", "label": "a"} for i in range(5)),
+            *({"text": f"Where is letter number {i} now?", "label": "b"} for i in range(3)),
+        ],
+        "terse.jsonl": terse,
+        "pages.jsonl": [{"text": text} for text in pages],
         "dirty.jsonl": [{"text": f"{text}{i}"} for i, text in enumerate(dirty * 5)],
     }
 
@@ -177,6 +218,12 @@ def rows(recipe: Recipe, project: Project) -> dict[str, list[str]]:
         split: sorted(json.dumps({k: v for k, v in row.items() if k not in ("id", "place")}) for row in examples)
         for split, examples in found.items()
     }
+
+
+def reviews(recipe: Recipe, project: Project) -> list[str]:
+    """What the lists for a person hold, next to the rows' text."""
+    build(recipe, project)
+    return [file.read_text() for file in sorted((project.private_dir / "review").rglob("*.jsonl"))]
 
 
 def rows_of_a_version(recipe: Recipe, project: Project) -> dict[str, list[str]]:

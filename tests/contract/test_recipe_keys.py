@@ -14,6 +14,7 @@ import torch
 from contract import recipe_probes as see
 from contract.recipe_probes import COMMITS, WRITER, Desk, Probe
 from metier.core.catalog import PACKAGES, catalog, type_of
+from metier.core.extras import installed
 from metier.core.recipe import describe
 
 
@@ -22,7 +23,7 @@ class Effect:
     """What each value of a key makes visible; with any two of them the probe must not see the same.
 
     `beside` is what else the recipe says, `options` what else the plug-in is told, `refused` the codes of errors that
-    count as seen: any other error fails the test.
+    count as seen: any other error fails the test. `needs` is the optional package without which nothing can be seen.
     """
 
     probe: Probe
@@ -30,6 +31,7 @@ class Effect:
     beside: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    needs: str = ""
 
 
 STATED = {
@@ -43,6 +45,14 @@ STATED = {
 }
 """All that the permission gate asks of a source."""
 TWO_SOURCES = {"data.sources": [{"path": "data/more.jsonl"}, {"path": "data/chats.jsonl", "split": "train"}]}
+LEAKY = {"data.sources": [{"path": "data/leaky.jsonl"}, {"path": "data/held.jsonl", "split": "test"}]}
+"""Rows that share runs of words with each other, with given test rows, and with data/exam.jsonl."""
+VERBOSE = {"data.sources.0.path": "data/verbose.jsonl", "data.split": {"validation": 0.0, "test": 0.0}}
+TERSE = {"data.sources.0.path": "data/terse.jsonl", "data.split": {"validation": 0.0, "test": 0.0}}
+"""Rows with what the filters look for, all of them in train."""
+TONGUES = {"data.sources.0.path": "data/tongues.jsonl", "data.split": {"validation": 0.0, "test": 0.0}}
+UNEVEN = {"data.sources.0.path": "data/uneven.jsonl"}
+MISLABELLED = {"data.sources.0.path": "data/mislabelled.jsonl"}
 TEN_STEPS = {"training.max_steps": 10}
 EVERY_STEP = {"evaluation.every_steps": 1}
 ON = (True, False)
@@ -178,15 +188,45 @@ OPTIONS: dict[str, Effect] = {
     ),
     "method.classify.head_learning_rate_multiplier": Effect(see.weights, (1.0, 10.0)),
     "method.sft.assistant_only_loss": Effect(see.tokens, ON, WRITER),
+    "data.steps.balance.by": Effect(
+        see.rows, ("label", "column", "language"), TONGUES, refused=("E211",), needs="lingua"
+    ),
+    "data.steps.balance.column": Effect(see.rows, ("team", "person"), UNEVEN, {"by": "column"}),
+    "data.steps.balance.resample": Effect(see.rows, ("down", "up"), UNEVEN),
+    "data.steps.balance.ratio": Effect(see.rows, (1, 2), UNEVEN),
+    "data.steps.balance.max_repeats": Effect(see.rows, (2, 3), UNEVEN, {"resample": "up"}),
+    "data.steps.balance.seed": Effect(see.rows, (0, 1), UNEVEN),
     "data.steps.clean.unicode": Effect(see.rows, ("NFC", "NFKC", "keep"), {"data.sources.0.path": "data/dirty.jsonl"}),
     "data.steps.clean.whitespace": Effect(
         see.rows, ("trim", "collapse", "keep"), {"data.sources.0.path": "data/dirty.jsonl"}
     ),
     "data.steps.clean.control_characters": Effect(see.rows, ON, {"data.sources.0.path": "data/dirty.jsonl"}),
+    "data.steps.clean.html": Effect(see.rows, ("keep", "strip", "main"), {"data.sources.0.path": "data/pages.jsonl"}),
+    "data.steps.clean.repair_encoding": Effect(see.rows, ON, {"data.sources.0.path": "data/pages.jsonl"}, needs="ftfy"),
+    "data.steps.decontaminate.against": Effect(see.rows, ([], ["data/exam.jsonl"]), LEAKY),
+    "data.steps.decontaminate.splits": Effect(see.rows, (["test"], ["validation"], ["test", "validation"]), LEAKY),
+    "data.steps.decontaminate.num_words": Effect(see.rows, (5, 13), LEAKY),
+    "data.steps.decontaminate.common_rows": Effect(see.rows, (1, 10), LEAKY),
+    "data.steps.decontaminate.threshold": Effect(see.rows, (0.5, 1.0), LEAKY),
     "data.steps.deduplicate.match": Effect(see.rows, ("exact", "near"), {"data.sources.0.path": "data/repeated.jsonl"}),
     "data.steps.deduplicate.threshold": Effect(
         see.rows, (0.5, 0.9), {"data.sources.0.path": "data/repeated.jsonl"}, {"match": "near"}
     ),
+    "data.steps.filter_language.languages": Effect(see.rows, (["en"], ["de"], ["en", "de"]), VERBOSE, needs="lingua"),
+    "data.steps.filter_language.min_confidence": Effect(
+        see.rows, (0.2, 0.9), VERBOSE, {"languages": ["en"], "min_letters": 1}, needs="lingua"
+    ),
+    "data.steps.filter_language.min_letters": Effect(see.rows, (40, 1), VERBOSE, {"languages": ["en"]}, needs="lingua"),
+    "data.steps.filter_quality.max_repeated_lines": Effect(see.rows, (None, 0.3), VERBOSE),
+    "data.steps.filter_quality.max_repeated_words": Effect(see.rows, (None, 0.3), VERBOSE),
+    "data.steps.filter_quality.max_symbols": Effect(see.rows, (None, 0.4), VERBOSE),
+    "data.steps.filter_quality.max_boilerplate": Effect(see.rows, (None, 0.2), VERBOSE),
+    "data.steps.filter_quality.truncated_words": Effect(see.rows, (None, 15), VERBOSE),
+    "data.steps.filter_quality.refusal_characters": Effect(see.rows, (10, 200), TERSE),
+    "data.steps.filter_quality.max_same_answers": Effect(see.rows, (1, 2, None), TERSE),
+    "data.steps.label_issues.drop": Effect(see.rows, (0, 1), MISLABELLED),
+    "data.steps.label_issues.folds": Effect(see.reviews, (2, 5), MISLABELLED),
+    "data.steps.label_issues.seed": Effect(see.reviews, (0, 1), MISLABELLED),
     "data.steps.filter_length.min_characters": Effect(see.rows, (None, 25), options={"max_characters": 60}),
     "data.steps.filter_length.max_characters": Effect(see.rows, (None, 50), options={"min_characters": 25}),
     "evaluation.metrics.ece.bins": Effect(see.figure_of_answers, (2, 15)),
@@ -250,6 +290,8 @@ def test_every_value_of_a_key_makes_a_difference(key: str, desk: Desk) -> None:
     assert key in TABLE, f"nothing shows that `{key}` has an effect: give it an entry"
     assert key in TYPES, f"there is no key `{key}` any more: remove its entry"
     effect = TABLE[key]
+    if effect.needs and installed(effect.needs) is None:
+        pytest.skip(f"the optional package {effect.needs} is not installed")
     seen = [desk.look(effect.probe, _changes(key, effect, value), effect.refused) for value in effect.values]
     assert len(seen) > 1
     for (one, first), (other, second) in combinations(zip(effect.values, seen, strict=True), 2):
@@ -261,6 +303,7 @@ def test_a_key_with_named_values_is_tried_with_each_of_them(key: str) -> None:
     named = set(TYPES[key].split(" | ")) - {"auto", "null", "text", "mapping", "kind with its options"}
     named = {name for name in named if not name.startswith(("int", "float", "list of"))}
     tried = {str(value).lower() if isinstance(value, bool) else str(value) for value in TABLE[key].values}
+    tried |= {str(part) for value in TABLE[key].values if isinstance(value, list) for part in value}
     assert named - SAME_BY_DEFINITION.get(key, set()) <= tried
 
 

@@ -268,7 +268,7 @@ def test_too_many_bad_rows_stop_with_the_first_place_and_can_be_looked_into(tmp_
     assert sum("rows.jsonl:" in line for line in text.splitlines()) == len(BROKEN)
     assert "caf" not in text and "hello" not in text
     _, text, _ = here.run("data", "check")
-    assert sum("rows.jsonl:" in line for line in text.splitlines()) == 3 and "--show E310" in text
+    assert sum("rows.jsonl:" in line for line in text.splitlines()) == 5 and "--show E310" in text
 
 
 def test_rows_in_quarantine_are_all_listed_where_the_others_were_enough(tmp_path: Path, base: Path) -> None:

@@ -1,39 +1,22 @@
-"""Prepare, check and preview the rows of a recipe."""
+"""Prepare and preview the rows of a recipe; actions/check.py says what is wrong with them."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from metier.actions.compose import Progress, encoder_of, facts_of
 from metier.core import audit
-from metier.core.errors import DataError
-from metier.core.project import Project, digest_json
+from metier.core.project import Project
 from metier.core.recipe import Recipe
 from metier.core.types import SPLITS, Example, to_json
 from metier.data import inspect, report
-from metier.data.dataset import build, inputs, quarantine_file
-from metier.data.quarantine import listing
+from metier.data.dataset import build
 from metier.data.versions import Dataset
 from metier.governance.permission import permitted
 
-FEW_ROWS = 100
-IMBALANCE = 50.0
 SHOWN_CHARACTERS = 600
-
-
-class Finding(BaseModel):
-    """One finding of `metier data check`: a card with a level, a number, places and the next step."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    level: Literal["error", "warning", "ok"]
-    code: str
-    what: str
-    count: int = 0
-    places: list[str] = []
-    fix: str = ""
 
 
 class Preview(BaseModel):
@@ -95,129 +78,6 @@ def preview(
         examples=[to_json(e) for e in examples[:rows]],
         tokens=_token_views(recipe, project, dataset, examples[:tokens]) if tokens else [],
     )
-
-
-def check(recipe: Recipe, project: Project, *, progress: Progress | None = None) -> list[Finding]:
-    """Return what is wrong or worth knowing about the rows, errors first.
-
-    Only errors in the recipe itself and in what its sources may be used for are raised; whatever the rows have becomes
-    a finding.
-
-    Raises:
-        PermissionDenied: E601–E605, as for `prepare`.
-    """
-    permitted(recipe, project)
-    try:
-        dataset = build(recipe, project, progress=progress)
-    except DataError as error:
-        return [_refusal(error, recipe, project)]
-    manifest = dataset.manifest
-    found = [
-        *_quarantined(manifest, project),
-        *_leaks(manifest),
-        *_labels(manifest),
-        *_sizes(dataset),
-    ]
-    order = {"error": 0, "warning": 1, "ok": 2}
-    return sorted(found, key=lambda f: order[f.level])
-
-
-# ───────────────────────────────────────────────────────────────────────────── findings
-
-
-def _refusal(error: DataError, recipe: Recipe, project: Project) -> Finding:
-    """Return why the rows could not be prepared; of too many bad rows every one is named."""
-    found = Finding(level="error", code=error.code, what=error.what, fix=error.fix)
-    found.places = [error.place] if error.place else []
-    if error.number == 310:
-        file = quarantine_file(recipe, project, digest_json(inputs(recipe, project)))
-        found.places = [row for _, row in listing(file)]
-        found.count = len(found.places)
-        found.fix = _look_at(file.relative_to(project.root).as_posix())
-    return found
-
-
-def _look_at(file: str) -> str:
-    return f"look at {file} (private: it holds the rows)"
-
-
-def _quarantined(manifest: dict[str, Any], project: Project) -> list[Finding]:
-    facts = manifest["quarantine"]
-    if not facts["rows"]:
-        return [Finding(level="ok", code="E310", what="every row could be read")]
-    rows = listing(project.root / facts["file"])
-    return [
-        Finding(
-            level="warning",
-            code="E310",
-            what=f"rows in quarantine: {reason}",
-            count=int(found["count"]),
-            places=[row for name, row in rows if name == reason] or [str(found["first"])],
-            fix=_look_at(facts["file"]),
-        )
-        for reason, found in facts["reasons"].items()
-    ]
-
-
-def _leaks(manifest: dict[str, Any]) -> list[Finding]:
-    proof = manifest["split_proof"]
-    if proof.get("groups_on_both_sides"):
-        return [
-            Finding(
-                level="error",
-                code="E330",
-                what="groups of equal or near-equal rows stand on both sides of a made split",
-                count=int(proof["groups_on_both_sides"]),
-                fix="metier data prepare, after deleting this dataset version",
-            )
-        ]
-    leaks = {k: int(v) for k, v in proof.get("leaks", {}).items() if isinstance(v, int) and v}
-    if leaks:
-        shown = ", ".join(f"{n} {kind}" for kind, n in leaks.items())
-        return [
-            Finding(
-                level="warning",
-                code="E331",
-                what=f"rows of a given split have a twin in train ({shown}); both scores will be shown",
-                count=sum(leaks.values()),
-                fix="nothing: a given split is never altered",
-            )
-        ]
-    return [Finding(level="ok", code="E330", what="no row on one side of a split has a twin on another")]
-
-
-def _labels(manifest: dict[str, Any]) -> list[Finding]:
-    if not manifest.get("labels"):
-        return []
-    counts = {label: int(found.get("train", 0)) for label, found in manifest["label_counts"].items()}
-    most, least = max(counts.values()), min(counts.values())
-    if most > IMBALANCE * least:
-        rare = [label for label, n in counts.items() if n * IMBALANCE < most]
-        return [
-            Finding(
-                level="warning",
-                code="E332",
-                what=f"labels are unbalanced: {least} to {most:,} train rows",
-                count=len(rare),
-                places=rare[:5],
-                fix="more rows of the rare labels",
-            )
-        ]
-    return [Finding(level="ok", code="E332", what=f"{len(counts)} labels, {least} to {most:,} train rows each")]
-
-
-def _sizes(dataset: Dataset) -> list[Finding]:
-    return [
-        Finding(
-            level="warning",
-            code="E333",
-            what=f"{split} has {dataset.count(split)} rows: too few for a narrow interval",
-            count=dataset.count(split),
-            fix="more rows, or a larger data.split." + split,
-        )
-        for split in ("validation", "test")
-        if dataset.count(split) < FEW_ROWS
-    ]
 
 
 # ───────────────────────────────────────────────────────────────────────────── preview

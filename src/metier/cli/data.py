@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +11,12 @@ import typer
 
 from metier.cli import locate
 from metier.cli.flags import Json, Words
-from metier.cli.progress import counting
-from metier.cli.show import Show, colored, pairs, style
+from metier.cli.progress import bar, counting
+from metier.cli.show import Show, colored, pairs, style, table
 from metier.core.errors import ConfigError, DataError
 
 app = typer.Typer(help="Add, look at, check and prepare training data.", no_args_is_help=True)
-SHOWN_PLACES = 3
+SHOWN_PLACES = 5
 """Places of a finding that are shown before somebody asks for all of them."""
 _LEVELS = {"error": ("red", "✗"), "warning": ("yellow", "!"), "ok": ("green", "✓")}
 
@@ -81,15 +82,17 @@ def check(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check the data: unusable rows, labels, leaks, lengths.
+    """Check the data: unusable rows, labels, leaks, repetitions, quality.
 
+    A card per finding: what, how many, examples (their text on a terminal only), and the command that repairs it.
     Exits with 3 when something must be repaired first.
     """
-    from metier.actions.data import check as check_rows
+    from metier.actions.check import check as check_rows
 
     show = Show(json)
     found = locate.recipe(words)
-    findings = check_rows(found.recipe, found.project, progress=counting(show.say))
+    with bar(show.say) as progress:
+        findings = check_rows(found.recipe, found.project, progress=progress)
     chosen = [f for f in findings if show_code is None or f.code == show_code]
     lines = []
     for f in chosen:
@@ -98,9 +101,12 @@ def check(
             f"{style(mark, color, stream=sys.stdout)} {f.code}  {f.what}" + (f"  ({f.count:,})" if f.count else "")
         )
         places = f.places if show_code else f.places[:SHOWN_PLACES]
-        lines += [f"    {place}" for place in places]
+        for place in places:
+            lines.append(f"    {place}")
+            if place in f.examples and sys.stdout.isatty():
+                lines.append(f"      {style(f.examples[place], 'dim', stream=sys.stdout)}")
         lines += [f"    … all of them: --show {f.code}"] if len(places) < len(f.places) else []
-        lines += [f"    next: {f.fix}"] if f.fix else []
+        lines += [f"    next: {_for_recipe(f.fix, words)}"] if f.fix else []
     show.result(chosen, "\n".join(lines) or "nothing found")
     errors = [f for f in findings if f.level == "error"]
     if errors:
@@ -111,16 +117,22 @@ def check(
 def prepare(words: Words = None, json: Json = False) -> None:
     """Make an immutable dataset version from the rows.
 
-    Read, clean, divide into train, validation and test. The same input gives the same version.
+    Read, clean, divide into train, validation and test, with what each step did to the rows. The same input gives the
+    same version.
     """
     from metier.actions.data import prepare as prepare_rows
 
     show = Show(json)
     found = locate.recipe(words)
-    dataset = prepare_rows(found.recipe, found.project, progress=counting(show.say))
+    with bar(show.say) as progress:
+        dataset = prepare_rows(found.recipe, found.project, progress=progress)
     counts = {split: dataset.count(split) for split in ("train", "validation", "test")}
-    value = {"dataset": dataset.ref, "digest": dataset.digest, "dir": str(dataset.dir), "rows": counts}
-    text = pairs(
+    steps = [{k: v for k, v in step.items() if k != "options"} for step in dataset.manifest["steps"]]
+    quarantined = int(dataset.manifest["quarantine"]["rows"])
+    value: dict[str, Any] = {"dataset": dataset.ref, "digest": dataset.digest, "dir": str(dataset.dir), "rows": counts}
+    value |= {"quarantined": quarantined, "steps": steps}
+    text = _before_after(dataset.manifest["sources"], quarantined, steps, counts) + "\n\n"
+    text += pairs(
         {
             "dataset": dataset.ref,
             **{f"{s} rows": n for s, n in counts.items()},
@@ -149,6 +161,28 @@ def card(
     show.result(read_json(folder / "manifest.json"), page.read_text(encoding="utf-8"))
     if (folder / "report.html").exists():
         show.say(f"report: {project.shown(folder / 'report.html')}")
+
+
+def _before_after(
+    sources: list[dict[str, Any]], quarantined: int, steps: list[dict[str, Any]], counts: dict[str, int]
+) -> str:
+    """Return the rows before and after: what was read, each step with its counts, what was written."""
+    num_read = sum(int(source["rows"]) for source in sources) + quarantined
+    rows = [("read", f"{num_read:,}", f"{num_read - quarantined:,}", "", f"{quarantined:,} to quarantine")]
+    for step in steps:
+        change = int(step.get("characters_out", 0)) - int(step.get("characters_in", 0))
+        shown = f"{change:+,}" if change else ""
+        name = step["name"] + (" (train)" if step.get("after_split") else "")
+        rows.append((name, f"{step['rows_in']:,}", f"{step['rows_out']:,}", shown, step["note"]))
+    divided = ", ".join(f"{split} {n:,}" for split, n in counts.items())
+    rows.append(("written", "", f"{sum(counts.values()):,}", "", divided))
+    return table(("step", "before", "after", "characters", ""), rows)
+
+
+def _for_recipe(fix: str, words: list[str] | None) -> str:
+    """Return a command with the recipe that the user named."""
+    named = next((w for w in words or () if "=" not in w), None)
+    return fix.replace("metier data prepare", f"metier data prepare {shlex.quote(named)}", 1) if named else fix
 
 
 def _as_written(source: str, root: Path) -> str:

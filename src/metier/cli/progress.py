@@ -14,6 +14,7 @@ from metier.cli.show import Show, colored, duration, figure, size
 
 SILENCE_SECONDS = 60.0
 PLAIN_STEP_SECONDS = 10.0
+BAR_SECONDS = 0.1
 _NOT_FIGURES = ("time", "kind", "step", "best", "loss")
 
 
@@ -228,6 +229,38 @@ def counting(show_line: Callable[[str], None]) -> Callable[[str, int, int | None
             show_line(f"{what}" + (f" {done:,}/{total:,}" if total else ""))
 
     return report
+
+
+@contextmanager
+def bar(show_line: Callable[[str], None]) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Give a callable `(what, done, total)`: one line with a bar on a terminal with color, `counting` elsewhere."""
+    if not colored(sys.stderr):
+        yield counting(show_line)
+        return
+    last = ("", 0.0)
+
+    def report(what: str, done: int, total: int | None) -> None:
+        nonlocal last
+        moment = time.monotonic()
+        if what == last[0] and done != total and moment - last[1] < BAR_SECONDS:
+            return
+        last = (what, moment)
+        sys.stderr.write(f"\r\x1b[2K{bar_line(what, done, total)}")
+        sys.stderr.flush()
+
+    try:
+        yield report
+    finally:
+        sys.stderr.write("\r\x1b[2K")
+        sys.stderr.flush()
+
+
+def bar_line(what: str, done: int, total: int | None, width: int = 30) -> str:
+    """Return a bar with its share, `done/total` and what is being done; without a total the count alone."""
+    if not total:
+        return f"{what}" + (f" {done:,}" if done else "")
+    filled = min(width, round(width * done / total))
+    return f"{'━' * filled}{'─' * (width - filled)} {min(1.0, done / total):4.0%}  {what} {done:,}/{total:,}"
 
 
 def planned(event: dict[str, Any]) -> str:

@@ -13,6 +13,9 @@ from typing import Literal
 from metier.core.errors import MachineError
 from metier.core.project import disk_errors
 
+_DISTRIBUTIONS = {"lingua": "lingua-language-detector"}
+"""Import name → the name by which a package is installed, where that is another one."""
+
 ENVIRONMENT: dict[str, str] = {
     "METIER_CONFIG_DIR": "Where the audit key lies; default `$XDG_CONFIG_HOME/metier` or `~/.config/metier`.",
     "METIER_STATE_DIR": "Where the compute slot and the audit anchors lie; default `$XDG_STATE_HOME/metier`"
@@ -53,9 +56,9 @@ def need(module: str, why: str) -> ModuleType:
 
 
 def installed(module: str) -> str | None:
-    """Return the version of an installed package without importing it, or None."""
+    """Return the version of an installed package, by its import name, without importing it, or None."""
     try:
-        return metadata.version(module)
+        return metadata.version(_DISTRIBUTIONS.get(module, module))
     except metadata.PackageNotFoundError:
         return None
 
@@ -90,7 +93,8 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metier"
 
 
-def _what(package: str) -> str:
+def _what(module: str) -> str:
+    package = _DISTRIBUTIONS.get(module, module)
     for extra, packages in extras().items():
         if package.lower().replace("_", "-") in packages and extra != "dev":
             return f"'metier[{extra}]'"

@@ -1,4 +1,4 @@
-"""From a recipe to a dataset version: read → quarantine → prompt → steps → split → proof → write.
+"""From a recipe to a dataset version: read → quarantine → prompt → steps → split → steps on train → proof → write.
 
 The same sources, options and code give the same version: it is found, not made again. How the splits come about:
 
@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from metier.core.errors import DataError, RowError
+from metier.core.extras import installed
 from metier.core.project import Project, digest_bytes, digest_json
-from metier.core.recipe import Recipe
+from metier.core.recipe import Kind, Recipe
 from metier.core.types import SPLITS, Example, Split
+from metier.data import review
 from metier.data.labels import judge_labels
 from metier.data.prompt import check_version, literals
 from metier.data.quarantine import Quarantine
@@ -27,13 +29,24 @@ from metier.data.reading import (
     check_sources,
     collect,
     kept_columns,
+    named_path,
     problem_type_option,
     source_path,
 )
 from metier.data.similar import comparable, liken
 from metier.data.source import source_digest
 from metier.data.split import Previous, assign, group_keys, proof
-from metier.data.steps import run_step, run_step_on_given
+from metier.data.steps import (
+    Around,
+    StepResult,
+    after_split,
+    check_steps,
+    files_of,
+    num_characters,
+    packages_of,
+    run_step,
+    run_step_on_given,
+)
 from metier.data.versions import Dataset, find_made, write_version
 
 Pools = dict[str, list[Example]]
@@ -49,12 +62,13 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
         progress: told what is being done.
 
     Raises:
-        ConfigError: E210, E211 a step; E244–E248 the data section; E251, E252 `data.dataset`.
+        ConfigError: E210, E211, E213 a step; E244–E248 the data section; E251, E252 `data.dataset`.
         DataError: E300–E309, E312 sources; E305 no examples; E310 too many bad rows; E320 one label; E321 a label
             that train lacks; E322 no train rows; E323 labels of different types; E340 an altered version.
-        MachineError: E420–E422 the disk.
+        MachineError: E420–E422 the disk; E450 a step's package.
     """
     check_sources(recipe)
+    check_steps(recipe)
     if recipe.data.dataset:
         version = Dataset.find(project, recipe.data.dataset)
         check_version(recipe.data.prompt, version.manifest, place=recipe.place)
@@ -69,9 +83,11 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
     previous = _previous(recipe, project)
     if progress:
         progress("looking for duplicates", 0, None)
-    splits, split_facts = divide(recipe, pools, previous, collected.quarantine)
+    splits, split_facts, later = divide(recipe, project, pools, previous, collected.quarantine, progress)
     _settle(collected.quarantine, bad_rows_file, recipe, project)
     label_facts = judge_labels(splits, recipe)
+    steps += later
+    _keep_reviews(steps, review.folder(project, recipe.name), inputs_digest, project)
     facts = {
         "task": recipe.objective.task,
         "sources": [source.facts for source in collected.sources],
@@ -100,6 +116,8 @@ def inputs(recipe: Recipe, project: Project) -> dict[str, Any]:
             for source in recipe.data.sources
         ],
         "data": recipe.data.model_dump(mode="json", exclude={"sources"}),
+        "step_files": {path: source_digest(named_path(path, project)) for path in files_of(recipe.data.steps)},
+        "packages": {name: installed(name) for name in packages_of(recipe.data.steps)},
         "task": recipe.objective.task,
         "problem_type": problem_type_option(recipe),
         "kept_columns": kept_columns(recipe),
@@ -113,7 +131,7 @@ def inputs(recipe: Recipe, project: Project) -> dict[str, Any]:
 def prepare(
     recipe: Recipe, collected: Collected, progress: Progress | None = None
 ) -> tuple[Pools, list[dict[str, Any]]]:
-    """Run the recipe's steps and return the examples by their given split, and a record per step.
+    """Run the steps that come before the division; return the examples by their given split, and a record per step.
 
     Steps see train and auto rows together; given validation and test rows are rewritten like them but never dropped.
 
@@ -127,9 +145,11 @@ def prepare(
     records = []
     for index, step in enumerate(recipe.data.steps):
         place = recipe.place(f"data.steps.{index}")
+        if after_split(step):
+            continue
         if progress:
             progress(step.kind, index, len(recipe.data.steps))
-        rows_in = sum(map(len, pools.values()))
+        before = [example for examples in pools.values() for example in examples]
         free = [(name, example) for name in ("train", "auto") for example in pools.get(name, ())]
         result = run_step(step, [example for _, example in free], place=place)
         given = {
@@ -140,17 +160,8 @@ def prepare(
         pools = {name: r.examples for name, r in given.items()}
         for origin, example in zip(result.origins, result.examples, strict=True):
             pools.setdefault(free[origin][0], []).append(example)
-        records.append(
-            {
-                "name": step.kind,
-                "options": step.options,
-                "rows_in": rows_in,
-                "rows_out": sum(map(len, pools.values())),
-                "note": result.note,
-                "given": {name: r.note for name, r in given.items()},
-                "dropped": dict(Counter(reason for _, reason in result.dropped)),
-            }
-        )
+        after = [example for examples in pools.values() for example in examples]
+        records.append(_record(step, result, before, after, {name: r.note for name, r in given.items()}))
     if not any(pools.values()):
         raise DataError(
             305,
@@ -162,13 +173,46 @@ def prepare(
     return pools, records
 
 
+def _record(
+    step: Kind, result: StepResult, before: list[Example], after: list[Example], given: dict[str, str]
+) -> dict[str, Any]:
+    """Return what the manifest says of a step; `review` is taken out again when the list is written."""
+    return {
+        "name": step.kind,
+        "options": step.options,
+        "after_split": after_split(step),
+        "rows_in": len(before),
+        "rows_out": len(after),
+        "characters_in": sum(map(num_characters, before)),
+        "characters_out": sum(map(num_characters, after)),
+        "note": result.note,
+        "given": given,
+        "dropped": dict(Counter(reason for _, reason in result.dropped)),
+        **({"review": result.review} if result.review else {}),
+    }
+
+
+def _keep_reviews(records: list[dict[str, Any]], folder: Path, inputs_digest: str, project: Project) -> None:
+    """Write the lists for a person; the records keep where they are and how long, and no content."""
+    for index, record in enumerate(records):
+        if rows := record.get("review"):
+            file = folder / f"{inputs_digest[:12]}-{index + 1}-{record['name']}.jsonl"
+            review.write(file, rows)
+            record["review"] = {"rows": len(rows), "file": file.relative_to(project.root).as_posix()}
+
+
 # ───────────────────────────────────────────────────────────────────────────── splits
 
 
 def divide(
-    recipe: Recipe, pools: Pools, previous: Previous | None, quarantine: Quarantine
-) -> tuple[dict[Split, list[Example]], dict[str, Any]]:
-    """Return the examples by split, and the manifest's `split` and `split_proof`.
+    recipe: Recipe,
+    project: Project,
+    pools: Pools,
+    previous: Previous | None,
+    quarantine: Quarantine,
+    progress: Progress | None = None,
+) -> tuple[dict[Split, list[Example]], dict[str, Any], list[dict[str, Any]]]:
+    """Return the examples by split, the manifest's `split` and `split_proof`, and a record per step on train.
 
     Raises:
         DataError: E322, no train rows.
@@ -176,8 +220,7 @@ def divide(
     options = recipe.data.split
     divided, shares = _what_to_divide(recipe, pools)
     pool = pools[divided] if divided else []
-    splits: dict[Split, list[Example]] = {s: [] if s == divided else list(pools.get(s, ())) for s in SPLITS}
-    fixed = [(example, split) for split in SPLITS for example in splits[split]]
+    fixed = [(example, split) for split in SPLITS if split != divided for example in pools.get(split, ())]
     examples = [*pool, *(example for example, _ in fixed)]
     texts = [comparable(e, literals(recipe.data.prompt.user)) for e in examples]
     likeness = liken(texts, options.near_duplicates)
@@ -192,14 +235,15 @@ def divide(
         keys=keys[:size],
         previous=previous,
     )
-    kept = [row for row in range(len(examples)) if row >= size or assigned[row] is not None]
-    final: list[Split] = [assigned[row] or "train" if row < size else fixed[row - size][1] for row in kept]
-    for row in range(size):
-        split = assigned[row]
+    kept: dict[Split, list[int]] = {split: [] for split in SPLITS}
+    for row in range(len(examples)):
+        split = assigned[row] if row < size else fixed[row - size][1]
         if split is None:
             _refuse(pool[row], quarantine)
         else:
-            splits[split].append(pool[row])
+            kept[split].append(row)
+    kept["train"], records = _choose(recipe, project, examples, kept, progress)
+    splits: dict[Split, list[Example]] = {split: [examples[row] for row in rows] for split, rows in kept.items()}
     if not splits["train"]:
         counts = ", ".join(f"{split} {len(found):,}" for split, found in splits.items())
         raise DataError(
@@ -210,9 +254,10 @@ def divide(
             expected="a source with `split: train` or `split: auto`",
             fix="metier data add FILE --split train, or smaller data.split.validation and data.split.test",
         )
-    likeness = likeness.of(kept) if len(kept) < len(examples) else likeness
+    rows = [row for split in SPLITS for row in kept[split]]
+    final: list[Split] = [split for split in SPLITS for _ in kept[split]]
     made = [split for split in shares if shares[split] > 0]
-    proven = proof([examples[r] for r in kept], final, likeness, [keys[r] for r in kept], made=made)
+    proven = proof([examples[r] for r in rows], final, likeness.of(rows), [keys[r] for r in rows], made=made)
     facts = {
         "split": {
             **options.model_dump(mode="json"),
@@ -222,7 +267,30 @@ def divide(
         },
         "split_proof": proven,
     }
-    return splits, facts
+    return splits, facts, records
+
+
+def _choose(
+    recipe: Recipe,
+    project: Project,
+    examples: list[Example],
+    kept: dict[Split, list[int]],
+    progress: Progress | None,
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """Run the steps that come after the division; return the numbers of the training rows, and a record per step."""
+    held_out: dict[Split, list[Example]] = {s: [examples[r] for r in kept[s]] for s in SPLITS if s != "train"}
+    around = Around(held_out, lambda path: named_path(path, project), literals(recipe.data.prompt.user))
+    rows, records = kept["train"], []
+    for index, step in enumerate(recipe.data.steps):
+        if not after_split(step):
+            continue
+        if progress:
+            progress(step.kind, index, len(recipe.data.steps))
+        before = [examples[row] for row in rows]
+        result = run_step(step, before, place=recipe.place(f"data.steps.{index}"), around=around)
+        rows = [rows[origin] for origin in result.origins]
+        records.append(_record(step, result, before, result.examples, {}))
+    return rows, records
 
 
 def _what_to_divide(recipe: Recipe, pools: Pools) -> tuple[str | None, dict[Split, float]]:

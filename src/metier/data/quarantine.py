@@ -90,6 +90,21 @@ def listing(file: Path) -> list[tuple[str, str]]:
     return [(r["reason"], " ".join(filter(None, (r["place"], r["reason"], r["field"])))) for r in rows]
 
 
+def raw_rows(file: Path, *, limit: int, reason: str | None = None) -> list[str]:
+    """Return what the first rows of a quarantine file hold, for a terminal alone; bytes that are no text as `\\xe9`."""
+    if not file.is_file():
+        return []
+    found: list[str] = []
+    with file.open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            if len(found) == limit:
+                break
+            if reason in (None, row["reason"]):
+                raw = row["raw"].encode() if "raw" in row else base64.b64decode(row["raw_base64"])
+                found.append(raw.decode("utf-8", "backslashreplace"))
+    return found
+
+
 def _entry(row: BadRow) -> dict[str, Any]:
     entry: dict[str, Any] = {"place": row.place, "reason": row.reason, "what": row.what, "field": row.field}
     try:

@@ -20,6 +20,7 @@ from metier.data import formats, prompt
 from metier.data.quarantine import Quarantine
 from metier.data.rows import BadRow, Row
 from metier.data.source import HUB, read_rows, source_digest
+from metier.data.steps import columns_of
 
 DETECTION_ROWS = 200
 PROGRESS_ROWS = 1000
@@ -98,14 +99,19 @@ def _preparing(recipe: Recipe) -> str | None:
 
 def source_path(source: Source, project: Project) -> Path:
     """Return where a source lies; a hub id stays as it is."""
-    return Path(source.path) if source.path.startswith(HUB) else project.path(source.path)
+    return named_path(source.path, project)
+
+
+def named_path(path: str, project: Project) -> Path:
+    """Return where a path of the recipe lies; a hub id stays as it is."""
+    return Path(path) if path.startswith(HUB) else project.path(path)
 
 
 def kept_columns(recipe: Recipe) -> list[str]:
-    """Return the columns that stay in `meta` whatever the format does with them: groups, slices, subjects."""
+    """Return the columns that stay in `meta` whatever the format does with them: groups, slices, subjects, steps."""
     subjects = [s.permission.subject_key for s in recipe.data.sources if s.permission and s.permission.subject_key]
     group = [recipe.data.split.group_by] if recipe.data.split.group_by else []
-    return sorted({*group, *recipe.evaluation.slices, *subjects})
+    return sorted({*group, *recipe.evaluation.slices, *subjects, *columns_of(recipe.data.steps)})
 
 
 # ───────────────────────────────────────────────────────────────────────────── one source

@@ -47,6 +47,11 @@ def normalise(text: str) -> str:
     return " ".join(_WORD.findall(folded)) or " ".join(folded.split())
 
 
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in the form in which they are compared, of the whole text."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
 def comparable(example: Example, literals: Sequence[str] = ()) -> str:
     """Return the text by which an example is compared with others.
 

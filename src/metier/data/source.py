@@ -1,4 +1,4 @@
-"""Rows from files: JSONL, JSON, CSV, TSV, Parquet, text, folders, globs, .gz, .zst, and from a hub id.
+"""Rows from files: JSONL, JSON, CSV, TSV, Parquet, text, documents, folders, globs, .gz, .zst, and from a hub id.
 
 A reader never guesses an encoding and never stops at a bad row: it yields a `BadRow` and goes on. Only a file that
 cannot be read at all is an error.
@@ -20,6 +20,7 @@ from metier.core.errors import DataError, MachineError
 from metier.core.extras import need
 from metier.core.project import digest_file
 from metier.data.csv_rows import read_csv
+from metier.data.documents import read_docx, read_html, read_markdown, read_pdf
 from metier.data.json_rows import read_json, read_jsonl
 from metier.data.rows import BadRow, Row, flaw, plain
 
@@ -254,7 +255,11 @@ READERS: dict[str, Reader] = {
     ".tab": _tsv,
     ".parquet": _parquet,
     ".txt": _text,
-    ".md": _text,
+    ".md": read_markdown,
+    ".html": read_html,
+    ".htm": read_html,
+    ".pdf": read_pdf,
+    ".docx": read_docx,
 }
 """File ending → reader. `.gz` and `.zst` may follow any but Parquet."""
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from metier.cli.progress import Block, Lines, Silence, State, clock, counting
+from metier.cli.progress import Block, Lines, Silence, State, bar, bar_line, clock, counting
 
 
 def event(kind: str, second: int = 0, **fields: Any) -> dict[str, Any]:
@@ -51,6 +53,35 @@ def test_the_plan_is_told_with_its_figures_in_lines_and_above_the_block() -> Non
     assert kept == [expected]
     block.feed(event("plan", steps=3))  # of an older run
     assert kept[1:] == ["plan: 3 steps"]
+
+
+def test_a_bar_has_its_share_and_a_thing_without_a_total_its_count() -> None:
+    assert bar_line("clean", 1, 4, width=8) == "━━──────  25%  clean 1/4"
+    assert bar_line("clean", 4, 4, width=8) == "━━━━━━━━ 100%  clean 4/4"
+    assert bar_line("reading a.jsonl", 12_000, None) == "reading a.jsonl 12,000"
+    assert bar_line("writing", 0, None) == "writing"
+
+
+def test_a_bar_is_drawn_on_a_terminal_alone_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    said: list[str] = []
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with bar(said.append) as report:
+        report("clean", 1, 4)
+        report("clean", 2, 4)  # within a tenth of a second: not drawn
+        report("clean", 4, 4)
+    drawn = sys.stderr.getvalue().split("\r\x1b[2K")  # type: ignore[attr-defined]
+    assert [line[-9:] for line in drawn if line] == ["clean 1/4", "clean 4/4"]
+    assert drawn[-1] == "" and said == []
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with bar(said.append) as report:
+        report("clean", 1, 4)
+    assert said == ["clean 1/4"] and sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
 
 
 def test_before_training_it_says_what_it_prepares() -> None:

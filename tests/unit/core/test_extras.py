@@ -28,6 +28,15 @@ def test_a_missing_package_says_why_and_how_to_get_it(monkeypatch: pytest.Monkey
     assert caught.value.fix == "pip install 'metier[hub]'"
 
 
+def test_a_package_is_installed_by_another_name_than_it_is_imported_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metier.core.extras._DISTRIBUTIONS", {"no_such_package": "other-name", "json5x": "pydantic"})
+    monkeypatch.setattr("metier.core.extras.extras", lambda: {"curate": ["other-name"]})
+    with pytest.raises(MachineError) as caught:
+        need("no_such_package", "x")
+    assert caught.value.fix == "pip install 'metier[curate]'"
+    assert installed("json5x") == installed("pydantic")
+
+
 def test_a_package_that_is_there_and_broken_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_package.py").write_text("import a_dependency_that_is_gone\n")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -248,8 +248,8 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_bytes(content)
         assert code(tmp_path / name).code == "E301", name
-    (tmp_path / "x.docx").write_bytes(b"PK")
-    assert code(tmp_path / "x.docx").code == "E302"
+    (tmp_path / "x.odt").write_bytes(b"PK")
+    assert code(tmp_path / "x.odt").code == "E302"
     (tmp_path / "wide.csv").write_bytes("text,label\na,b\n".encode("utf-16"))
     assert code(tmp_path / "wide.csv").code == "E307"
     (tmp_path / "empty").mkdir()

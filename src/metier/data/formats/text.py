@@ -1,6 +1,6 @@
-"""Raw text for continued pre-training: a `text` column, or a whole .txt or .md file.
+"""Raw text for continued pre-training: a `text` column, or a .txt, .md, .html, .pdf or .docx file.
 
-Every token is supervised. Left out: HTML, PDF and DOCX.
+Every token is supervised. Of a document, `file`, `page` and `title` stay in meta (see `metier.data.documents`).
 """
 
 from __future__ import annotations

@@ -1,14 +1,37 @@
-"""Preparation steps, one file each: pure functions from examples to examples, counted and named in the manifest."""
+"""Preparation steps, one file each: pure functions from examples to examples, counted and named in the manifest.
+
+A step is `run(examples, options) -> StepResult`. It sees train and `auto` rows before they are divided; given
+validation and test rows are rewritten by it but never dropped (`FILTERS`). One that must know the other splits says
+`AFTER_SPLIT = True`: it is `run(examples, options, around)`, runs on the training rows once the rows are divided, and
+chooses among them (drops or repeats), so that what is held out is never touched and the proof of no overlap, which is
+made behind it, stands for the rows that are written. A step that opens files names them in `reads(options)`, one with
+optional packages in `packages(options)`, one that looks at columns in `columns(options)`: they are part of what a
+version is found by, and what is missing is said first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from metier.core.catalog import catalog
-from metier.core.recipe import Kind
-from metier.core.types import Conversation, Example, Labelled, Message, Problem, Rated, Text, content_of, identify
+from metier.core.errors import ConfigError
+from metier.core.extras import need
+from metier.core.recipe import Kind, Recipe
+from metier.core.types import (
+    Conversation,
+    Example,
+    Labelled,
+    Message,
+    Problem,
+    Rated,
+    Split,
+    Text,
+    content_of,
+    identify,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,24 +39,114 @@ class StepResult:
     """What a step made.
 
     `examples` in their order; `origins`, for each of them, the index of the example it was made from; `note`, one
-    sentence with figures; `dropped`, the id and the reason of each example that is gone.
+    sentence with figures; `dropped`, the id and the reason of each example that is gone. `review` is a ranked list for
+    a person, with the rows' text: it goes to a file under `private/` and nowhere else.
     """
 
     examples: list[Example]
     origins: list[int]
     note: str
     dropped: list[tuple[str, str]]
+    review: list[dict[str, Any]] = field(default_factory=list)
 
 
-def run_step(step: Kind, examples: Sequence[Example], *, place: str = "") -> StepResult:
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """What `metier data check` says where a step that the recipe lacks would act; a step's module has it as SIGN.
+
+    `code` and `what` are the card's; `options` those that the step is tried and recommended with; tried on at most
+    `max_rows` training rows, evenly taken.
+    """
+
+    code: str
+    what: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    max_rows: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a step with AFTER_SPLIT sees beside the training rows.
+
+    `held_out`: the rows of `validation` and `test`; `path`: where a path of the recipe lies; `literals`: the fixed
+    parts of `data.prompt.user`, which are the same in every row.
+    """
+
+    held_out: Mapping[Split, Sequence[Example]] = field(default_factory=dict)
+    path: Callable[[str], Path] = Path
+    literals: Sequence[str] = ()
+
+
+def after_split(step: Kind, *, place: str = "") -> bool:
+    """Say whether a step runs on the training rows once the rows are divided.
+
+    Raises:
+        ConfigError: E210 no such step.
+    """
+    return bool(getattr(catalog("steps").get(step.kind, place=place), "AFTER_SPLIT", False))
+
+
+def check_steps(recipe: Recipe) -> None:
+    """Refuse a recipe whose steps cannot run, before its rows are read.
+
+    Raises:
+        ConfigError: E210 no such step, E211 a wrong option, E213 a step that runs earlier than it is listed.
+        MachineError: E450, a package is missing.
+    """
+    behind = ""
+    for index, step in enumerate(recipe.data.steps):
+        place = recipe.place(f"data.steps.{index}")
+        for package, why in _asked(step, "packages", place):
+            need(package, why)
+        if after_split(step, place=place):
+            behind = step.kind
+        elif behind:
+            raise ConfigError(
+                213,
+                f"`{step.kind}` is listed behind `{behind}`, but runs before it: `{behind}` takes the training rows"
+                " once all rows are divided",
+                place=place,
+                expected=f"`{step.kind}` before `{behind}`",
+                fix="write the steps in the order in which they run",
+            )
+
+
+def packages_of(steps: Iterable[Kind]) -> list[str]:
+    """Return the import names of the optional packages that the steps use."""
+    return sorted({package for step in steps for package, _ in _asked(step, "packages")})
+
+
+def columns_of(steps: Iterable[Kind]) -> list[str]:
+    """Return the columns that the steps look at: they stay in `meta` whatever the format does with them."""
+    return sorted({column for step in steps for column in _asked(step, "columns")})
+
+
+def files_of(steps: Iterable[Kind]) -> list[str]:
+    """Return the paths, as the recipe has them, of the files that the steps read."""
+    return sorted({path for step in steps for path in _asked(step, "reads")})
+
+
+def _asked(step: Kind, what: str, place: str = "") -> list[Any]:
+    """Return what a step says of itself with these options; nothing where it says nothing."""
+    module = catalog("steps").get(step.kind, place=place)
+    options = catalog("steps").options(step.kind, step.options, place=place)
+    ask = getattr(module, what, None)
+    return list(ask(options)) if ask else []
+
+
+def run_step(step: Kind, examples: Sequence[Example], *, place: str = "", around: Around | None = None) -> StepResult:
     """Run one step of a recipe.
+
+    Args:
+        around: what a step with AFTER_SPLIT sees beside these rows; without it there is nothing to see.
 
     Raises:
         ConfigError: E210 no such step, E211 a wrong option.
     """
     module = catalog("steps").get(step.kind, place=place)
     options = catalog("steps").options(step.kind, step.options, place=place)
-    result: StepResult = module.run(list(examples), options)
+    extra = (around or Around(),) if after_split(step, place=place) else ()
+    result: StepResult = module.run(list(examples), options, *extra)
     return result
 
 
@@ -77,15 +190,22 @@ def map_text(example: Example, change: Callable[[str], str]) -> Example:
 
 def num_characters(example: Example) -> int:
     """Return how many characters of text the example's content has, tool calls included."""
-    return _characters(content_of(example))
+    if isinstance(example, Text | Labelled):
+        return len(example.text)  # most rows, and counted around every step
+    return sum(map(len, texts_in(content_of(example))))
 
 
-def _characters(value: Any) -> int:
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield every text of an example's content, tool calls included; of a raw row, of its columns."""
     if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(_characters(part) for name, part in value.items() if name not in ("role", "id", "target", "tools"))
-    return sum(map(_characters, value)) if isinstance(value, list) else 0
+        yield value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            if name not in ("role", "id", "target", "tools"):
+                yield from texts_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from texts_in(part)
 
 
 def _each(messages: Sequence[Message], change: Callable[[str], str]) -> tuple[Message, ...]:

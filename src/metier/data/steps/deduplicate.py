@@ -15,9 +15,10 @@ from metier.core.catalog import Options as BaseOptions
 from metier.core.project import digest_json
 from metier.core.types import Example, Labelled, Preference, Rated, content_of
 from metier.data.similar import comparable, liken
-from metier.data.steps import StepResult
+from metier.data.steps import Sign, StepResult
 
 summary = "Drop repeated rows: exact (case, spacing and punctuation aside) or near duplicates"
+SIGN = Sign("E335", "training rows that repeat another one", {"match": "near"})
 FILTERS = True
 
 
