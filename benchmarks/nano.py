@@ -5,9 +5,9 @@
     python benchmarks/nano.py banking77                                                          # nano_banking77.md
 
 `text`: gutenberg/valid (12 books that are not in the training part) and WikiText-2's validation part, in windows of
-1,024 tokens that begin every 512, each token scored once, with at least 512 tokens before it where there are as many. The
-5-gram is interpolated Kneser-Ney (Chen and Goodman 1998, one discount per order), counted on exactly the blocks that
-the pre-training took, and reads the test text as one stream.
+1,024 tokens that begin every 512, each token scored once, with at least 512 tokens before it where there are as many.
+The 5-gram is interpolated Kneser-Ney (Chen and Goodman 1998, one discount per order), counted on exactly the blocks
+that the pre-training took, and reads the test text as one stream.
 
 `banking77`: ten rows per class of BANKING77's train.csv, everything trained, from nano and from its random start, three
 seeds; the last checkpoint is not chosen, the best on validation is. Figures on the official test.
