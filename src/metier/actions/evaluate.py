@@ -31,7 +31,7 @@ from metier.metrics import Prediction, metric
 from metier.training import checkpoint
 from metier.training.validate import validate
 
-__all__ = ["Comparison", "check_targets", "compare", "evaluate", "evaluate_parts", "folder_of", "loaded"]
+__all__ = ["Comparison", "check_targets", "compare", "evaluate", "evaluate_parts", "folder_of", "loaded", "reported"]
 
 RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 """How far a reloaded checkpoint's validation loss may lie from the recorded one, as a share of max(1, loss)."""
@@ -206,16 +206,20 @@ def compare(project: Project, one: str, other: str) -> Comparison:
 
 
 def _measured(project: Project, ref: str) -> tuple[str, Report, list[Prediction]]:
-    name, at, _ = ref.partition("@")
-    run = Run(project.run_dir(name))
-    folder, asked = run.dir, str(run.number)
-    if at and (path := _named(run, ref)) != checkpoint_of(run.dir):
-        found = [run.evaluations_dir / f"{split}-{path.name}" for split in ("test", "validation")]
-        folder, asked = next((f for f in found if (f / "report.json").exists()), found[0]), f"{run.number}@{path.name}"
+    run = Run(project.run_dir(ref.partition("@")[0]))
+    folder, asked = reported(run, ref)
     if not (folder / "report.json").exists():
         raise ConfigError(254, f"Run {asked} has no report yet", place=run.dir.name, fix=f"metier evaluate {asked}")
     report = Report.model_validate(read_json(folder / "report.json"))
     return f"run {asked}", report, read_predictions(folder / run.predictions_dir.name / f"{report.split}-run.jsonl")
+
+
+def reported(run: Run, ref: str) -> tuple[Path, str]:
+    """Return the folder where the report of a reference's checkpoint lies or would lie, and the reference in short."""
+    if "@" not in ref or (path := _named(run, ref)) == checkpoint_of(run.dir):
+        return run.dir, str(run.number)
+    found = [run.evaluations_dir / f"{split}-{path.name}" for split in ("test", "validation")]
+    return next((f for f in found if (f / "report.json").exists()), found[0]), f"{run.number}@{path.name}"
 
 
 def general_texts() -> list[str]:

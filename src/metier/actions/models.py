@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from metier.actions.compose import Parts, Progress
-from metier.actions.evaluate import loaded
+from metier.actions.evaluate import loaded, reported
 from metier.actions.question import Question
 from metier.core import audit
 from metier.core.errors import ConfigError, DataError
@@ -170,15 +170,17 @@ def export(
 ) -> dict[str, Any]:
     """Write a run's model for other tools with its card and a parity certificate from a fresh process.
 
+    A checkpoint that was never evaluated has no card: the run's is that of the chosen one.
+
     Raises:
         ConfigError, MachineError: as models/export.py.
     """
     parts, run = loaded(project, ref, progress)
     which: Literal["hf", "peft"] = "peft" if form == "peft" else "hf"
     texts = _prompt_file(Question.of(parts))
-    if (run.dir / "report.json").exists():
-        report = Report.model_validate(read_json(run.dir / "report.json"))
-        texts["README.md"] = card.render(report, form=which)
+    folder, _ = reported(run, ref)  # the card is that of these weights, or there is none
+    if (folder / "report.json").exists():
+        texts["README.md"] = card.render(Report.model_validate(read_json(folder / "report.json")), form=which)
     items = parts.validation.items if len(parts.validation) else parts.train.items
     probes = [items[i].token_ids.tolist() for i in range(min(PROBE_ROWS, len(items)))]
     parity = gate("parity", parts.recipe, project.settings) == "required"

@@ -50,8 +50,7 @@ def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
         tokens_per_second=tokens / train_seconds if train_seconds else 0.0,
         peak_memory_bytes=peak,
         trainable_parameters=sum(p.numel() for p in trained.values()),
-        total_parameters=parts.base.num_parameters
-        + (sum(p.numel() for p in parts.policy.head.parameters()) if parts.policy.head is not None else 0),
+        total_parameters=parts.policy.num_parameters,
         planned_steps=parts.plan.steps,
         best_step=int(path.name.removeprefix("step-")),
         chosen_by=_chosen_by(run, path),

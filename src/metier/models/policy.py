@@ -81,6 +81,12 @@ class Policy:
         """D."""
         return self.base.hidden_size
 
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the base and the task head."""
+        head = self.head.parameters() if self.head is not None else ()
+        return self.base.num_parameters + sum(p.numel() for p in head)
+
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters, `adapter.*` before `head.*`, in a stable order; all float32."""
         found = {f"adapter.{name}": p for name, p in self.adapter.trainable().items()}

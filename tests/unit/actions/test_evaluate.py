@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,13 @@ import pytest
 import torch
 
 from contract.test_methods import parts
-from metier.actions import compose, evaluate, train
+from metier.actions import compose, evaluate, models, train
 from metier.actions.compose import Parts
 from metier.core.errors import ConfigError
 from metier.core.project import Project, digest_file, read_json, write_json
 from metier.core.recipe import Recipe
 from metier.core.run import Run
+from metier.evaluation import card
 from metier.training import checkpoint, loop
 from metier.training.validate import validate
 from tiny import labelled_rows, write_model
@@ -193,6 +195,30 @@ def test_an_evaluation_on_the_side_leaves_the_report_of_the_run_alone(trained: t
     assert accuracy.other == f"run {number}@step-000004"
     value = {r.training.best_step: r.systems[0].figures[0].value for r in (main, other)}
     assert accuracy.delta == pytest.approx((value[2] or 0) - (value[4] or 0))
+
+
+@pytest.mark.parametrize("at", ["", "@best", "@step-2", "@step-4"])
+def test_an_export_carries_the_card_of_its_own_checkpoint(
+    at: str, trained: tuple[Parts, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, run = trained
+    ref = f"{run.number}{at}"
+    report = evaluate.evaluate(made.project, ref)
+    monkeypatch.setattr(models, "gate", lambda *_: "optional")
+    models.export(made.project, ref, tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").read_text() == card.render(report, form="hf")
+    assert report.training.best_step == (4 if at == "@step-4" else 2)
+
+
+def test_an_export_of_an_unmeasured_checkpoint_has_no_card(
+    trained: tuple[Parts, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, run = trained
+    shutil.rmtree(run.evaluations_dir, ignore_errors=True)
+    monkeypatch.setattr(models, "gate", lambda *_: "optional")
+    models.export(made.project, f"{run.number}@step-4", tmp_path / "out")
+    assert not (tmp_path / "out" / "README.md").exists()
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_an_unmeasured_checkpoint_is_not_compared_by_the_figures_of_another(trained: tuple[Parts, Run]) -> None:
