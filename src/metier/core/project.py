@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,18 @@ def fsync_directory(path: Path) -> None:
 # ───────────────────────────────────────────────────────────────────────────── the project
 
 
+class Settings(dict[str, Any]):
+    """The keys of metier.yaml with the lines they stand in."""
+
+    def __init__(self, values: Mapping[str, Any], places: Mapping[str, str] | None = None) -> None:
+        super().__init__(values)
+        self._places = dict(places or {})
+
+    def place(self, dotted: str) -> str:
+        """Return `metier.yaml:4` for a dotted key, or the file's name where it was not written there."""
+        return self._places.get(dotted, PROJECT_FILE)
+
+
 class Project:
     """A folder with a metier.yaml. `Project.create` makes one, `Project.find` finds the one around here.
 
@@ -202,7 +214,7 @@ class Project:
                 received=str(error),
                 fix="change its permissions, or save it as UTF-8 text",
             ) from None
-        self.settings: dict[str, Any] = _settings(text)
+        self.settings = _settings(text)
 
     @classmethod
     def create(cls, root: Path, name: str) -> Project:
@@ -364,7 +376,7 @@ class Project:
         return folder
 
 
-def _settings(text: str) -> dict[str, Any]:
+def _settings(text: str) -> Settings:
     """Read metier.yaml. A misspelt `gates` must not silently be none: unknown keys are errors, as in a recipe."""
     marked = load_marked(text, PROJECT_FILE)
     settings = marked.value or {}
@@ -399,7 +411,7 @@ def _settings(text: str) -> dict[str, Any]:
                 expected=expected,
                 fix=f"write it such as `{example}`",
             )
-    settings = {key: value for key, value in settings.items() if value is not None}
+    settings = Settings({key: value for key, value in settings.items() if value is not None}, lines)
     if settings.get("version", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise ConfigError(
             206,

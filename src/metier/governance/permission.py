@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 from metier.core.errors import ConfigError, PermissionDenied
-from metier.core.project import Project
+from metier.core.project import Project, Settings
 from metier.core.recipe import Permission, Recipe, Source
 from metier.data.versions import Dataset
 
@@ -21,7 +21,7 @@ STATEMENTS = ("license", "basis", "purpose", "personal_data")
 """What the gate asks of every source."""
 
 
-def gate(name: str, recipe: Recipe, settings: dict[str, Any]) -> Gate:
+def gate(name: str, recipe: Recipe, settings: Settings) -> Gate:
     """Return a gate's value: the project's minimum, which a recipe may only tighten.
 
     Args:
@@ -37,7 +37,7 @@ def gate(name: str, recipe: Recipe, settings: dict[str, Any]) -> Gate:
             raise ConfigError(
                 266,
                 f"`gates.{key}: {value}` is not a gate",
-                place="metier.yaml",
+                place=settings.place(f"gates.{key}"),
                 expected=f"{', '.join(GATES)}: required or optional",
                 fix=f"correct metier.yaml, such as gates: {{{GATES[0]}: required}}",
             )
@@ -66,7 +66,7 @@ def permitted(recipe: Recipe, project: Project) -> None:
 
 def check(
     recipe: Recipe,
-    settings: dict[str, Any],
+    settings: Settings,
     *,
     sources: Sequence[tuple[Source, str]] | None = None,
     purpose: str = "training",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from metier.core.errors import ConfigError, PermissionDenied
-from metier.core.project import Project
+from metier.core.project import Project, Settings
 from metier.core.recipe import Recipe
 from metier.data.dataset import build
 from metier.governance.permission import check, gate, marks, permitted
@@ -26,14 +26,14 @@ def recipe(permission: dict[str, object] | None, gates: str = "optional") -> Rec
 
 def refused(permission: dict[str, object] | None, gates: str = "optional", **more: object) -> str:
     with pytest.raises(PermissionDenied) as error:
-        check(recipe(permission, gates), {}, today=date(2026, 11, 21), **more)  # type: ignore[arg-type]
+        check(recipe(permission, gates), Settings({}), today=date(2026, 11, 21), **more)  # type: ignore[arg-type]
     assert error.value.exit_code == 6
     return error.value.code
 
 
 def test_a_complete_permission_passes_and_so_does_none_where_the_gate_is_optional() -> None:
-    check(recipe(FULL, "required"), {})
-    check(recipe(None), {})
+    check(recipe(FULL, "required"), Settings({}))
+    check(recipe(None), Settings({}))
 
 
 @pytest.mark.parametrize("missing", ["license", "basis", "purpose", "personal_data"])
@@ -43,7 +43,7 @@ def test_required_refuses_each_missing_statement(missing: str) -> None:
 
 def test_required_refuses_a_source_that_states_nothing_and_names_it() -> None:
     with pytest.raises(PermissionDenied, match=r"state its license, basis, purpose and personal_data"):
-        check(recipe(None, "required"), {})
+        check(recipe(None, "required"), Settings({}))
 
 
 def test_what_is_stated_is_enforced_even_where_the_gate_is_optional() -> None:
@@ -55,36 +55,48 @@ def test_what_is_stated_is_enforced_even_where_the_gate_is_optional() -> None:
 
 
 def test_the_last_day_counts() -> None:
-    check(recipe({**FULL, "consent_expires": "2026-11-21", "retention": "2026-11-21"}), {}, today=date(2026, 11, 21))
+    check(
+        recipe({**FULL, "consent_expires": "2026-11-21", "retention": "2026-11-21"}),
+        Settings({}),
+        today=date(2026, 11, 21),
+    )
 
 
 def test_a_date_that_is_none_is_a_config_error() -> None:
     with pytest.raises(ConfigError) as error:
-        check(recipe({**FULL, "retention": "next year"}), {})
+        check(recipe({**FULL, "retention": "next year"}), Settings({}))
     assert error.value.code == "E267"
 
 
 def test_a_recipe_can_only_tighten_the_projects_gates() -> None:
     loose, strict = recipe(None), recipe(None, "required")
-    assert gate("permission", loose, {}) == "optional"
-    assert gate("permission", strict, {"gates": {"permission": "optional"}}) == "required"
-    assert gate("permission", loose, {"gates": {"permission": "required"}}) == "required"
+    assert gate("permission", loose, Settings({})) == "optional"
+    assert gate("permission", strict, Settings({"gates": {"permission": "optional"}})) == "required"
+    assert gate("permission", loose, Settings({"gates": {"permission": "required"}})) == "required"
     with pytest.raises(PermissionDenied):
-        check(loose, {"gates": {"permission": "required"}})
+        check(loose, Settings({"gates": {"permission": "required"}}))
 
 
 @pytest.mark.parametrize("gates", [{"parities": "required"}, {"parity": "perhaps"}])
 def test_a_gate_that_does_not_exist_is_an_error(gates: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as error:
-        gate("parity", recipe(None), {"gates": gates})
-    assert error.value.code == "E266"
+        gate("parity", recipe(None), Settings({"gates": gates}))
+    assert (error.value.code, error.value.place) == ("E266", "metier.yaml")
+
+
+def test_a_wrong_gate_is_named_with_its_line(tmp_path: Path) -> None:
+    project = Project.create(tmp_path / "p", "p")
+    project.file.write_text("name: p\ngates:\n  parity: required\n  permission: perhaps\n")
+    with pytest.raises(ConfigError) as error:
+        gate("parity", recipe(None), Project(project.root).settings)
+    assert (error.value.code, error.value.place) == ("E266", "metier.yaml:4")
 
 
 def test_a_test_source_may_be_for_evaluation_alone() -> None:
     source = {"path": "a.csv", "permission": {**FULL, "purpose": ["evaluation"]}}
-    check(Recipe.build({"name": "x", "data": {"sources": [{**source, "split": "test"}]}}), {})
+    check(Recipe.build({"name": "x", "data": {"sources": [{**source, "split": "test"}]}}), Settings({}))
     with pytest.raises(PermissionDenied, match="E602"):
-        check(Recipe.build({"name": "x", "data": {"sources": [{**source, "split": "train"}]}}), {})
+        check(Recipe.build({"name": "x", "data": {"sources": [{**source, "split": "train"}]}}), Settings({}))
 
 
 # ───────────────────────────────────────────────────────────────────────────── a dataset version
