@@ -30,7 +30,7 @@ test: $(READY)  ## The quick truth (under 15 minutes on 2 cores)
 
 check: lint types floors test  ## Style, strict types, the floors of the house, tests
 
-sweep: $(READY)  ## The long proofs: runs killed, stopped and damaged at random
+sweep: $(READY)  ## The long proofs: damaged runs, compiled families, hostile strings
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m sweep $(PYTEST_ARGS)
 
 lint: $(READY)  ## Style

@@ -1,0 +1,61 @@
+"""Compiled blocks of every family: the loss and all gradients of the plain pass, or a refusal that leaves that pass.
+
+Long: each family is compiled from nothing, in full and with LoRA. Needs a C++ compiler.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+from metier.actions.compiling import COMPILERS
+from metier.models.base import from_model
+from metier.models.compiled import CompiledBlocks
+from metier.models.policy import build
+from metier.training.tokens import cross_entropy
+from unit.models.conftest import FAMILIES, make_model, random_batch
+
+pytestmark = [
+    pytest.mark.sweep,
+    pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler"),
+]
+REFUSED = {"gemma2", "gpt_oss"}
+"""Soft-capped scores and sinks: attention is written out there, and is not the one operation that blocks know."""
+
+
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_compiled_blocks_give_the_plain_passes_gradients(family: str, adapter: str) -> None:
+    torch._dynamo.reset()
+    options: dict[str, Any] = {"r": 4} if adapter == "lora" else {}
+    policy = build(from_model(make_model(family), None, kind="causal"), adapter, options)
+    draw = torch.Generator().manual_seed(4)
+    for name, parameter in policy.trained().items():
+        if name.endswith("lora_B"):
+            torch.nn.init.normal_(parameter, std=0.2, generator=draw)
+    blocks = CompiledBlocks(policy)
+
+    def run(batch: Any, *, compiled: bool) -> tuple[float, dict[str, torch.Tensor]]:
+        policy.compiled = blocks if compiled else None
+        for parameter in policy.trained().values():
+            parameter.grad = None
+        loss = cross_entropy(policy, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss), {n: p.grad.clone() for n, p in policy.trained().items() if p.grad is not None}
+
+    batches = [random_batch([[30, 9, 12, 3]]), random_batch([[7, 25, 20]], seed=1), random_batch([[40], [31], [9]])]
+    if family in REFUSED:
+        with pytest.raises(Exception, match=r"soft-capped|sinks"):
+            run(batches[0], compiled=True)
+        return
+    for batch in batches:  # other lengths and numbers of segments, other numbers of rows
+        loss, wanted = run(batch, compiled=False)
+        again, found = run(batch, compiled=True)
+        assert again == pytest.approx(loss, rel=1e-5)
+        assert found.keys() == wanted.keys()
+        largest = max(float(g.abs().max()) for g in wanted.values())
+        for name, grad in wanted.items():
+            assert torch.allclose(found[name], grad, rtol=1e-3, atol=1e-5 * largest), name
