@@ -1,0 +1,110 @@
+"""National identity and tax numbers with a checksum, as one table: country, format, check, and what else is needed.
+
+`alone`: format and checksum together are rare enough to be taken without a cue. The others (bare digits, of which one
+in ten or eleven passes by chance) need a cue, or the separators they are written with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from metier.data.privacy.detectors import checksums
+from metier.data.privacy.detectors.cue import cue_of
+from metier.data.privacy.spans import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """One national number. `needs`: `alone` nothing, `cue` a cue word, `form` a cue or its separators."""
+
+    country: str
+    name: str
+    pattern: re.Pattern[str]
+    check: Callable[[str], bool]
+    needs: Literal["alone", "form", "cue"]
+
+
+def _number(
+    country: str, name: str, pattern: str, check: Callable[[str], bool], needs: Literal["alone", "form", "cue"]
+) -> Number:
+    return Number(country, name, re.compile(rf"(?<![\w.-]){pattern}(?![\w-])"), check, needs)
+
+
+def _always(_: str) -> bool:
+    return True
+
+
+NUMBERS: tuple[Number, ...] = (
+    _number("GB", "NHS number", r"\d{3}([ -]?)\d{3}\1\d{4}", checksums.nhs, "form"),
+    _number(
+        "GB", "National Insurance number", r"[A-CEGHJ-PR-TW-Za-ceghj-pr-tw-z][A-CEGHJ-NPR-TW-Za-ceghj-npr-tw-z]"
+        r" ?\d{2} ?\d{2} ?\d{2} ?[A-Da-d]", _always, "alone",
+    ),
+    _number("ES", "DNI, NIE", r"(?:\d{8}|[XYZxyz]-?\d{7})[ -]?[A-Za-z]", checksums.dni, "alone"),
+    _number("FR", "NIR", r"[12] ?\d{2} ?\d{2} ?(?:\d{2}|2[ABab]) ?\d{3} ?\d{3} ?\d{2}", checksums.nir, "alone"),
+    _number("DE", "Steuer-ID", r"\d{2}( ?)\d{3}\1\d{3}\1\d{3}", checksums.steuer_id, "form"),
+    _number(
+        "IT", "codice fiscale", r"[A-Za-z]{6} ?\d{2} ?[A-EHLMPR-Ta-ehlmpr-t]\d{2} ?[A-Za-z]\d{3} ?[A-Za-z]",
+        checksums.codice_fiscale, "alone",
+    ),
+    _number("PL", "PESEL", r"\d{11}", checksums.pesel, "cue"),
+    _number("NL", "BSN", r"\d{4}([. ]?)\d{2}\1\d{3}", checksums.bsn, "cue"),
+    _number("BE", "rijksregisternummer", r"\d{2}([. ]?)\d{2}\1\d{2}[- ]?\d{3}[. ]?\d{2}", checksums.belgian, "form"),
+    _number("SE", "personnummer", r"(?:19|20)?\d{6}[-+]\d{4}", lambda d: checksums.luhn(d[-10:]), "alone"),
+    _number("FI", "henkilötunnus", r"\d{6}[-+A-Fa-fU-Yu-y]\d{3}[0-9A-Ya-y]", checksums.hetu, "alone"),
+    _number("NO", "fødselsnummer", r"\d{6} ?\d{5}", checksums.norwegian, "form"),
+    _number("DK", "CPR-nummer", r"(?:0[1-9]|[12]\d|3[01])(?:0[1-9]|1[0-2])\d{2}-\d{4}", _always, "alone"),
+    _number("PT", "NIF", r"\d{3}( ?)\d{3}\1\d{3}", checksums.nif, "cue"),
+    _number("BR", "CPF", r"\d{3}(\.?)\d{3}\1\d{3}-?\d{2}", checksums.cpf, "form"),
+    _number("CA", "SIN", r"\d{3}([ -]?)\d{3}\1\d{3}", checksums.luhn, "cue"),
+    _number("AU", "TFN", r"\d{3} ?\d{3} ?\d{3}", lambda d: checksums.weighted(d, (1, 4, 3, 7, 5, 8, 6, 9, 10)) % 11 == 0, "cue"),
+    _number("IN", "Aadhaar", r"[2-9]\d{3}([ -]?)\d{4}\1\d{4}", checksums.verhoeff, "form"),
+    _number("IN", "PAN", r"[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z]", _always, "alone"),
+    _number("CN", "resident identity number", r"[1-9]\d{5}(?:19|20)\d{9}[\dXx]", checksums.chinese, "alone"),
+    _number("ZA", "identity number", r"\d{6} ?\d{4} ?\d{3}", checksums.luhn, "cue"),
+    _number("US", "ITIN", r"9\d{2}-[5-9]\d-\d{4}", _always, "alone"),
+    _number("US", "EIN", r"\d{2}-\d{7}", _always, "cue"),
+)  # fmt: skip
+
+_CANDIDATE = re.compile(
+    r"(?<![\w.-])(?=[^\W_]{0,6}\d)[A-Za-z0-9]{1,18}(?:[ .+-][A-Za-z0-9]{1,6}){0,7}"
+)
+_PLAIN = re.compile(r"[ .+-]")
+
+
+def find(text: str) -> Iterator[Span]:
+    """Yield national numbers whose checksum fits."""
+    done = 0
+    for candidate in _CANDIDATE.finditer(text):
+        if sum(map(str.isdigit, candidate[0])) < 6 and not _PAN_LIKE.match(candidate[0]):
+            continue
+        for number in NUMBERS:
+            found = number.pattern.match(text, candidate.start())
+            if found is None or found.start() < done or not _fits(number, text, found):
+                continue
+            yield Span(*found.span(), "NATIONAL_ID")
+            done = found.end()
+            break
+
+
+_PAN_LIKE = re.compile(r"[A-Z]{5}\d{4}[A-Z]")
+
+
+def _fits(number: Number, text: str, found: re.Match[str]) -> bool:
+    value = found[0].upper()
+    plain = value if number.country == "FI" else _PLAIN.sub("", value)
+    if not number.check(plain):
+        return False
+    if number.needs == "alone":
+        return True
+    if number.needs == "form" and plain != value and not _among_numbers(text, *found.span()):
+        return True
+    return cue_of(text, found.start()) in ("NATIONAL_ID", "OTHER_ID", "SSN", "HEALTH_PLAN", "MRN")
+
+
+def _among_numbers(text: str, start: int, end: int) -> bool:
+    """Return whether other numbers stand right beside, as in a table."""
+    return text[max(0, start - 2) : start].strip(" \t|,;").isdigit() or text[end : end + 2].strip(" \t|,;").isdigit()
