@@ -14,10 +14,12 @@ from typing import Protocol
 from metier.data.privacy.detectors import contact, cues, dates, names, national, numbers, phones, places
 from metier.data.privacy.kinds import KINDS, PRIORITY, kinds_of
 from metier.data.privacy.spans import Span, merge
-from metier.data.privacy.tokens import tokenise
+from metier.data.privacy.tokens import masked, tokenise
 
 STRUCTURED = (contact, numbers, national, phones, dates, cues)
 _BLOCK = re.compile(r"(?:[^\n]|\n(?![^\S\n]*\n))+")
+_IN_ADDRESSES = ("ZIP", "OTHER_ID", "ACCOUNT", "LICENSE", "MRN", "HEALTH_PLAN", "VEHICLE", "DEVICE")
+"""Finds that may be a part of an address: a postal code, or a number that a far cue explained wrongly."""
 _CAPITALS_SHARE = 0.01
 
 
@@ -54,9 +56,9 @@ def rules(text: str) -> list[Span]:
     for start, end, folded in _blocks(text):
         tokens = tokenise(text, start, end, folded=folded)
         here = [span for span in certain if span.start < end and span.end > start]
-        located = [*places.find(tokens)]
+        located = [*places.find(tokens, masked(tokens, [s for s in here if s.kind not in _IN_ADDRESSES]))]
         found += located
-        found += names.find(tokens, merge([*located, *here], PRIORITY))
+        found += names.find(tokens, masked(tokens, merge([*located, *here], PRIORITY)))
     return found
 
 

@@ -28,7 +28,7 @@ STREETS = _words(
     "street str st road rd avenue ave av lane ln drive dr boulevard blvd court ct circle cir place pl square sq terrace"
     " ter trail trl parkway pkwy highway hwy way crescent cres close grove gardens alley plaza row mews parade esplanade"
     " turnpike expressway freeway loop route rte crossing ridge heights hollow vista manor glen bypass causeway quay"
-    " wharf embankment ferry corner intersection"
+    " wharf embankment ferry"
     " rue allée allee chemin impasse quai cours sentier ruelle faubourg"
     " calle avenida avda av. paseo carrera camino camiño plaça carretera ronda travesía urbanización rúa barrio"
     " via viale piazza corso vicolo strada largo piazzale contrada"
@@ -47,7 +47,7 @@ STREET_ENDINGS = (
 """Endings of one-word streets. Looked at only where a number stands beside the word."""
 
 UNITS = _words(
-    "uss usns uscgc usnv hms apt apartment suite ste unit flat floor fl room rm box bldg building block blk lot psc cmr dpo apo fpo po p.o"
+    "uss usns uscgc usnv hms apt apartment suite ste unit flat floor fl room rm box bldg building block blk lot psc cmr dpo apo fpo p.o. p.o"
     " pobox postfach level wing penthouse porta piso bloque escalera etage stock whg wohnung bte bp house trailer slip"
 )
 COMPASS = _words("n s e w ne nw se sw north south east west northeast northwest southeast southwest")
@@ -120,7 +120,7 @@ NEVER_NAMES = _words(
     " wifi bluetooth google facebook twitter instagram youtube linkedin whatsapp skype microsoft apple amazon android"
     " windows linux iphone ipad paypal netflix wikipedia visa mastercard amex email pdf faq covid medicare"
     " medicaid congress parliament senate house government state federal republic union army navy republican democrat"
-    " republicans democrats democratic north south east west northern southern eastern western mr mrs ms dr am pm"
+    " republicans democrats democratic mr mrs ms dr am pm"
     " nazi nazis communist communists marxist negro negroes"
     " q a re fwd cc bcc ps nb eg ie etc vs aka asap fyi id no yes please thanks thank dear hi hello hey regards sincerely"
     " bot user agent assistant customer patient doctor client subject name address phone fax email date time dob sex"
@@ -183,7 +183,7 @@ AMBIGUOUS_PLACES = _words(
 WEAK_STREETS = _words(
     "way court drive place square ring row ferry loop grove gardens trail hollow glen cross crossing circle heights ridge"
     " manor route largo plaza via st ct pl sq dr av sor tie out pass pad hof terrace close view parade quay gate ter"
-    " corner marg nagar col mews path walk alley gata plac weg sp terrace track ring rise mall bend bypass wharf camp"
+    " marg nagar col mews path walk alley gata plac weg sp terrace track ring rise mall bend bypass wharf camp"
     " calea tee ul ut estate estates ferry loop embankment expressway freeway passage rest landing run"
 )
-STRONG_UNITS = _words("uss usns uscgc usnv hms apt apartment suite ste psc cmr dpo p.o pobox postfach penthouse whg wohnung bldg")
+STRONG_UNITS = _words("apo fpo p.o. uss usns uscgc usnv hms apt apartment suite ste psc cmr dpo p.o pobox postfach penthouse whg wohnung bldg")

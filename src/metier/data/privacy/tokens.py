@@ -20,9 +20,10 @@ import re
 from dataclasses import dataclass
 
 from metier.data.privacy import lexicon as lex
+from metier.data.privacy.spans import Span
 from metier.data.privacy.words import share, shares
 
-_TOKEN = re.compile(r"[^\W\d_]+(?:['’`][^\W\d_]+)*|\d+(?:[^\W\d_]{1,2}(?![^\W_]))?(?![^\W_])|[^\W_]+|\n|[^\w\s]|_")
+_TOKEN = re.compile(r"[Pp]\.\s?[Oo]\.|[^\W\d_]+(?:['’`][^\W\d_]+)*|\d+(?:[^\W\d_]{1,2}(?![^\W_]))?(?![^\W_])|[^\W_]+|\n|[^\w\s]|_")
 _SIGNS = frozenset(",.#/'()-:&\"")
 _ALIKE = {"’": "'", "–": "-", "‐": "-", "`": "'", "“": '"', "”": '"', "\n": "|", ">": '"', "*": '"', "•": '"', "?": "!", "!": "!"}
 _SENTENCE_OPENERS = frozenset("!|:\";(")
@@ -93,6 +94,21 @@ def tokenise(text: str, start: int, end: int, *, folded: bool) -> Tokens:
     return Tokens(text, starts, ends, joined, folded)
 
 
+def masked(tokens: Tokens, taken: list[Span]) -> str:
+    """Return the classes with `;` where a span lies; the spans are in order and do not overlap."""
+    if not taken:
+        return tokens.classes
+    classes = list(tokens.classes)
+    at, total = 0, len(classes)
+    for span in taken:
+        while at < total and tokens.ends[at] <= span.start:
+            at += 1
+        while at < total and tokens.starts[at] < span.end:
+            classes[at] = ";"
+            at += 1
+    return "".join(classes)
+
+
 def _stop(classes: list[str], length: int, text: str, end: int) -> str:
     """Return `.` after an abbreviation, an initial or a number, `!` where a sentence ends."""
     before = classes[-1] if classes else "x"
@@ -112,9 +128,13 @@ def _class(word: str) -> str:
         return _sign(word)
     if any(map(str.isdigit, word)):
         return "a"
+    if "." in word:
+        return "U"
     low = _bare(word.lower())
     if word.islower():
         return _small(low)
+    if low in lex.COMPASS and len(low) > 2:
+        return "CI"
     if len(word) == 1:
         return "E" if word in "IA" else "i"
     if word.isupper():
@@ -161,7 +181,8 @@ def _small(low: str) -> str:
     if low in _MISSING:
         return "Z"
     if low in lex.STREETS or low in lex.UNITS:
-        return _street(low).lower() if low not in ("apt", "suite", "p.o") else "U"
+        kind = _street(low)
+        return kind if kind == "U" or share(low) is None else kind.lower()
     if low in lex.SPOKEN_TITLES:
         return "T"
     known = shares().get(low)
@@ -181,6 +202,8 @@ def _fold_class(word: str) -> str:
         return _sign(word)
     if any(map(str.isdigit, word)):
         return "a"
+    if "." in word:
+        return "U"
     low = _bare(word.lower())
     if low in ("and", "or"):
         return "&"

@@ -16,7 +16,7 @@ from metier.data.privacy.spans import Span
 from metier.data.privacy.tokens import MAYBE, Tokens
 from metier.data.privacy.words import share
 
-_RUN = re.compile(r"(?:T\.?)*(?:(?<=[T.])x(?=[SM]))?[SMmCcIiAOrRu](?:(?:[.'-]|\.?P{1,3}-?|'P|)[SMmCciAOIrRu])*")
+_RUN = re.compile(r"(?:T\.?)*(?:(?<=[T.])x(?=[SM]))?[SMmCcIiAOrRu](?:(?:[.'-]|\.?P{1,3}-?|'P|)[SMmCciAOIrRu])*(?:-P)?")
 _CERTAIN = re.compile(r"[SMm]")
 _JOINED = re.compile(r",?&|,")
 _STRONG_CUE = re.compile(
@@ -28,9 +28,13 @@ _SUFFIX = re.compile(r"(?:,?\s{1,2}(?:Jr|Sr|II|III|IV|MD|PhD|DDS|DVM|Esq|RN|DO|M
 _WORDS_BEHIND = 3
 
 
-def find(tokens: Tokens, taken: list[Span]) -> Iterator[Span]:
-    """Yield names outside the taken spans (addresses, structured finds), which are in order and do not overlap."""
-    classes = _masked(tokens, taken)
+def find(tokens: Tokens, classes: str) -> Iterator[Span]:
+    """Yield names.
+
+    Args:
+        tokens: the text.
+        classes: its classes, with `;` where a find of another detector lies.
+    """
     runs = [_Run(tokens, classes, m.start(), m.end()) for m in _RUN.finditer(classes)]
     cued = _cued(tokens)
     for run in runs:
@@ -41,21 +45,6 @@ def find(tokens: Tokens, taken: list[Span]) -> Iterator[Span]:
             yield run.span()
     if cued:
         yield from _small_names(tokens, classes, cued)
-
-
-def _masked(tokens: Tokens, taken: list[Span]) -> str:
-    """Return the classes with `;` where a span lies."""
-    if not taken:
-        return tokens.classes
-    classes = list(tokens.classes)
-    at, total = 0, len(classes)
-    for span in taken:
-        while at < total and tokens.ends[at] <= span.start:
-            at += 1
-        while at < total and tokens.starts[at] < span.end:
-            classes[at] = ";"
-            at += 1
-    return "".join(classes)
 
 
 class _Run:

@@ -38,7 +38,7 @@ def _always(_: str) -> bool:
 
 
 NUMBERS: tuple[Number, ...] = (
-    _number("GB", "NHS number", r"\d{3}([ -]?)\d{3}\1\d{4}", checksums.nhs, "form"),
+    _number("GB", "NHS number", r"\d{3}( ?)\d{3}\1\d{4}", checksums.nhs, "form"),
     _number(
         "GB", "National Insurance number", r"[A-CEGHJ-PR-TW-Za-ceghj-pr-tw-z][A-CEGHJ-NPR-TW-Za-ceghj-npr-tw-z]"
         r" ?\d{2} ?\d{2} ?\d{2} ?[A-Da-d]", _always, "alone",

@@ -1,7 +1,8 @@
 """Telephone and fax numbers: by a format that is strong enough alone, else by a cue.
 
 Strong are: a country code with + or 00; the forms of the North American plan with separators, also 1-800-555-0199 and
-letters; an area code in brackets; a leading zero with groups. Digits that stand in a row of numbers (a table) are none
+letters; an area code in brackets; a leading zero with groups; other groups of digits in the middle of a sentence, where
+they do not look like thousands of something. Digits that stand in a row of numbers (a table) are none
 without a cue: of random groups far too many look like somebody's national form.
 """
 
@@ -43,7 +44,7 @@ def find(text: str) -> Iterator[Span]:
         if kind:
             extension = _EXTENSION.match(text, end)
             yield Span(start, extension.end() if extension else end, kind)
-    if "8" in text and ("800" in text or "88" in text or "8" in text):
+    if "8" in text:
         for found in _VANITY.finditer(text):
             yield Span(*found.span(), "PHONE")
 
@@ -57,9 +58,12 @@ def _kind(text: str, start: int, end: int, value: str) -> str:
         (bool(_INTERNATIONAL.match(value)) and num_digits >= (8 if value[0] == "+" else 10) and (value[0] == "+" or alone))
         or (alone and bool(_NORTH_AMERICA.match(value) or _LOOSE_NORTH_AMERICA.match(value)))
         or (alone and num_digits >= 7 and bool(_BRACKETED.match(value)))
+        or (alone and 7 <= num_digits <= 12 and _grouped(text, start, end, value))
         or (alone and 8 <= num_digits <= 12 and bool(_TRUNK.match(value)) and not _DATE_LIKE.match(value))
     )
     cue = cue_of(text, start)
+    if behind := _CUE_BEHIND.match(text, end):
+        cue = "FAX" if "fax" in behind[0].lower() else "PHONE"
     if cue == "FAX":
         return "FAX"
     if cue == "PHONE":
@@ -67,7 +71,35 @@ def _kind(text: str, start: int, end: int, value: str) -> str:
     return "PHONE" if strong and cue not in ("SSN", "CARD", "MRN", "ACCOUNT", "HEALTH_PLAN", "DEVICE") else ""
 
 
-_NEIGHBOUR_BEFORE = re.compile(r"\d[\s,;|]{1,6}$")
+_GROUPS = re.compile(r"\d{1,5}(?:([ -])\d{2,4})(?:\1\d{2,5}){0,3}$|\d{2,3}(?:\.\d{2,4}){2,4}$|0[1-9]\d{7,9}$")
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?: \d{3})+$")
+_CUE_BEHIND = re.compile(r"\s{1,3}[-–(\[]?\s?(?:office|cell|mobile|home|work|fax|phone|tel|direct|main|voice|pager)(?![^\W_])(?!\s[a-z])", re.IGNORECASE)
+_WORDS_BEFORE = re.compile(r"[^\W\d_]{2,}[,:]?\s[^\W\d_]{2,}\W{1,3}$")
+_WORD_BEHIND = re.compile(r"\s(?!or\b|and\b|if\b|for\b|to\b|is\b|but\b|at\b|when\b|so\b|again\b|instead\b)[a-z]")
+_NUMERIC_LINE = re.compile(r"[\s\d,.;|+()/-]*\d[\s\d,.;|+()/-]*\Z")
+_PAIR = re.compile(r"\d[ \t,;|]{1,9}[-+(]?\d")
+_QUANTITY = re.compile(r"\b(?:of|about|approximately|nearly|over|than|total|sum|population|costs?|between|from|pages?|rows?|apt|apartment|suite|ste|unit|flat|floor|room|box|no|nr)\W{1,2}$", re.I)
+
+
+def _grouped(text: str, start: int, end: int, value: str) -> bool:
+    """Return whether groups of digits in a sentence are a telephone number: no date, no thousands, no table."""
+    if not _GROUPS.match(value) or _DATE_LIKE.match(value) :
+        return False
+    above = text.rfind("\n", 0, start)
+    below = text.find("\n", end)
+    before = text[text.rfind("\n", 0, max(0, above)) + 1 : max(0, above)][-200:]
+    behind = text[below + 1 : below + 200].partition("\n")[0] if below >= 0 else ""
+    alone = not text[above + 1 : start].strip(" \t>*•-") and not text[end : below if below >= 0 else None][:200].strip()
+    if not alone and not _WORDS_BEFORE.search(text, max(0, start - 40), start):
+        return False
+    if alone and (_NUMERIC_LINE.match(before) or _NUMERIC_LINE.match(behind) or not (before or behind)):
+        return False
+    if _QUANTITY.search(text, max(0, start - 16), start) or (_THOUSANDS.match(value) and _WORD_BEHIND.match(text, end)):
+        return False
+    return not (_PAIR.search(before) or _PAIR.search(behind))
+
+
+_NEIGHBOUR_BEFORE = re.compile(r"\d[ \t,;|]{1,6}$")
 _NEIGHBOUR_BEHIND = re.compile(r"[ \t,;|]{1,6}[-+(]?\d")
 
 

@@ -16,10 +16,11 @@ from metier.data.privacy.tokens import Tokens
 
 _RUN = re.compile(
     r"[nSMmCcIRrUuZzKkaiAO]"
-    r"(?:(?:[,.#/'()-]{1,3}|[,.]{0,2}\|{1,2}[\";!]{0,4},?|[xP]{1,3}(?=[Rr])|P{1,3}|&(?=[SMCcKkn]{1,4}[Rrn])|T"
-    r"|[,|]{1,2}[\";!]{0,4}x{1,3},?\|{0,2}[\";!]{0,4}(?=[Kkn])|)"
-    r"[nSMmCcIRrUuZzKkaiAO])*"
+    r"(?:(?:[,.#/'()-]{1,3}|[,.]{0,2}\|{1,2}[\";!]{0,4},?|[xP]{1,3}\.?(?=[Rr])|P{1,3}\.?|\.?&(?=[SMCcKkn]{1,4}[Rrn])|,?T\.?|E{1,2}(?=[Rr])"
+    r"|)[nSMmCcIRrUuZzKkaiAO])*"
 )
+_FOLDED_RUN = re.compile(_RUN.pattern.replace("|)[nSM", r"|[,|]{0,2}[\";!]{0,4}x{1,2},?\|{0,2}[\";!]{0,4}(?=[Kkz])|)[nSM"))
+"""Without capitals an ordinary word may be a town: it belongs to the run when a country or a state follows."""
 _EVIDENCE = (
     (re.compile(r"R"), 3),
     (re.compile(r"r"), 2),
@@ -49,12 +50,16 @@ _ZIP_CUED = re.compile(
 _NEED = 3
 
 
-def find(tokens: Tokens) -> Iterator[Span]:
-    """Yield addresses, and countries and states that stand outside them."""
+def find(tokens: Tokens, classes: str) -> Iterator[Span]:
+    """Yield addresses, and countries and states that stand outside them.
+
+    Args:
+        tokens: the text.
+        classes: its classes, with `;` where a find of another detector lies.
+    """
     done = 0
-    classes = tokens.classes
     if "n" in classes or "R" in classes or "r" in classes or "a" in classes:
-        for found in _RUN.finditer(classes):
+        for found in (_FOLDED_RUN if tokens.folded else _RUN).finditer(classes):
             first, last = found.start(), found.end()
             if not _is_address(tokens, first, last):
                 continue
