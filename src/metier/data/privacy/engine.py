@@ -14,10 +14,20 @@ from typing import Protocol
 from metier.data.privacy.detectors import contact, cues, dates, names, national, numbers, phones, places
 from metier.data.privacy.kinds import KINDS, PRIORITY, kinds_of
 from metier.data.privacy.spans import Span, merge
-from metier.data.privacy.tokens import masked, tokenise
+from metier.data.privacy.tokens import class_at_start, masked, tokenise, usual_capitals
 
-STRUCTURED = (contact, numbers, national, phones, dates, cues)
-_BLOCK = re.compile(r"(?:[^\n]|\n(?![^\S\n]*\n))+")
+NUMERIC = (numbers, national, phones, cues)
+_DIGIT = re.compile(r"\d")
+_ADDRESSES = re.compile(r"@|\.\w|:[:/\dA-Fa-f]|[\[({<]\s?[Aa][Tt]|\s[Dd][Oo][Tt]\s|-[0-9A-Fa-f]{2}-")
+"""What an e-mail, web, IP or MAC address cannot be without."""
+PIECE_CHARACTERS = 2000
+"""How much of a text is read at once; an address or a number is seldom cut, and then both of its halves are found."""
+SHORT = 24
+"""A line so short may be a part of an address, whatever its words are."""
+_SENTENCE = re.compile(r"\W*([^\W\d_]*)[^.!?\n]*[.!?\n]*")
+_TELLING = re.compile(r"[A-HJ-Z]|I\w|[^\x00-\x7f“”‘’—–…]|\d")
+_SMALL = re.compile(r"[a-z]{3,}")
+_CUE = re.compile(r"[Nn]ame|[Cc]alled|call (?:me|him|her|them)|known as|goes by")
 _IN_ADDRESSES = ("ZIP", "OTHER_ID", "ACCOUNT", "LICENSE", "MRN", "HEALTH_PLAN", "VEHICLE", "DEVICE")
 """Finds that may be a part of an address: a postal code, or a number that a far cue explained wrongly."""
 _CAPITALS_SHARE = 0.01
@@ -51,27 +61,75 @@ def detect(text: str, profile: str = "gdpr", *, extra: Iterable[Detector] = ()) 
 
 def rules(text: str) -> list[Span]:
     """Return what our own rules find, of every kind; spans may overlap."""
+    if len(text) <= PIECE_CHARACTERS:
+        return _in_piece(text)
+    found: list[Span] = []
+    for start, end in _pieces(text):
+        found += [Span(s.start + start, s.end + start, s.kind) for s in _in_piece(text[start:end])]
+    return found
+
+
+def _in_piece(text: str) -> list[Span]:
     found = list(structured(text))
     certain = merge(found, PRIORITY)
-    for start, end, folded in _blocks(text):
+    folded = _caseless(text)
+    ranges = [(0, len(text))] if folded else _worth_reading(text)
+    for start, end in ranges:
         tokens = tokenise(text, start, end, folded=folded)
-        here = [span for span in certain if span.start < end and span.end > start]
+        here = certain if len(ranges) == 1 else [span for span in certain if span.start < end and span.end > start]
         located = [*places.find(tokens, masked(tokens, [s for s in here if s.kind not in _IN_ADDRESSES]))]
         found += located
-        found += names.find(tokens, masked(tokens, merge([*located, *here], PRIORITY)))
+        found += names.find(tokens, masked(tokens, merge([*located, *here], PRIORITY) if located else here))
     return found
 
 
 def structured(text: str) -> Iterator[Span]:
     """Yield what formats, checksums and cues give away."""
-    for detector in STRUCTURED:
-        yield from detector.find(text)
-    yield from places.find_codes(text)
+    if _ADDRESSES.search(text):
+        yield from contact.find(text)
+    digits = _DIGIT.search(text) is not None
+    yield from dates.find(text, digits=digits)
+    if digits:
+        for detector in NUMERIC:
+            yield from detector.find(text)
+        yield from places.find_codes(text)
 
 
-def _blocks(text: str) -> Iterator[tuple[int, int, bool]]:
-    """Yield (start, end, folded) of the parts of a text that are written in one manner."""
-    yield 0, len(text), _caseless(text)
+def _pieces(text: str) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of parts of a long text, cut at an empty line, else a sentence's or a line's end, else a blank.
+
+    Nothing is read across a cut, so that the time for a text grows with its length and no faster.
+    """
+    start = 0
+    while len(text) - start > PIECE_CHARACTERS:
+        end = start + PIECE_CHARACTERS
+        for sign in ("\n\n", ". ", "\n", " "):
+            at = text.rfind(sign, start + PIECE_CHARACTERS // 4, end)
+            if at > 0:
+                end = at + len(sign)
+                break
+        yield start, end
+        start = end
+    yield start, len(text)
+
+
+def _worth_reading(text: str) -> list[tuple[int, int]]:
+    """Return the ranges of a text whose sentences may hold a name or a place, neighbours joined.
+
+    A sentence of small words after an ordinary first one holds none; most sentences of prose are of that kind.
+    """
+    if not usual_capitals().isdisjoint(_SMALL.findall(text)) or _CUE.search(text):
+        return [(0, len(text))]
+    ranges: list[tuple[int, int]] = []
+    for sentence in _SENTENCE.finditer(text):
+        start, end = sentence.span()
+        if end - start > SHORT and _TELLING.search(text, sentence.end(1), end) is None and class_at_start(sentence[1]) in "xXICE&":
+            continue
+        if ranges and ranges[-1][1] == start:
+            ranges[-1] = (ranges[-1][0], end)
+        else:
+            ranges.append((start, end))
+    return ranges
 
 
 def _caseless(text: str) -> bool:

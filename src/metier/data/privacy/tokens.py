@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from metier.data.privacy import lexicon as lex
 from metier.data.privacy.spans import Span
@@ -55,6 +56,10 @@ class Tokens:
 
 _MISSING = ("nan", "null")
 """What tables write for a value that is missing: it stands where a region would."""
+
+USUAL = 0.985
+"""Share of capitals from which a small word in a text with capitals is a suspect all the same."""
+_NOT_NAMES = lex.NEVER_NAMES | lex.FUNCTION | lex.STREETS | lex.UNITS | lex.PARTICLES | lex.COUNTRIES
 
 _cased: dict[str, str] = {}
 _folded: dict[str, str] = {}
@@ -172,6 +177,17 @@ def _class(word: str) -> str:
     return "cI" if known >= LONELY else "CI"
 
 
+def class_at_start(word: str) -> str:
+    """Return the class of a word that opens a sentence, in a text that has capitals."""
+    return _class(word)[-1] if word else "x"
+
+
+@cache
+def usual_capitals() -> frozenset[str]:
+    """Return the words that are suspects although they are written small in a text that has capitals."""
+    return frozenset(word for word, known in shares().items() if known > USUAL and len(word) > 2 and word not in _NOT_NAMES)
+
+
 def _small(low: str) -> str:
     """Return the class of a small word in a text that has capitals."""
     if low in ("and", "or"):
@@ -188,9 +204,7 @@ def _small(low: str) -> str:
     known = shares().get(low)
     if known is None:
         return "P" if share(low) is None else "x"
-    if known > 0.985 and low not in lex.NEVER_NAMES and len(low) > 2:
-        return "S"
-    return "x"
+    return "S" if low in usual_capitals() else "x"
 
 
 def _fold_class(word: str) -> str:

@@ -14,7 +14,9 @@ from metier.data.privacy.spans import Span
 
 _LOCAL = re.compile(r"[\w.+%!#$&'*/=?^{}~-]{1,64}")  # on the reversed text before the @
 _HOST = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,6}[^\W\d_]{2,24}|\[?(?:\d{1,3}\.){3}\d{1,3}\]?")
-_AT = re.compile(r"@|\s{0,2}[\[({<]\s?at\s?[\])}>]\s{0,2}|\sat\s(?=[\w-]{1,63}\sdot\s)", re.IGNORECASE)
+_AT = re.compile(r"@")
+_SPELT_AT = re.compile(r"\s{0,2}[\[({<]\s?at\s?[\])}>]\s{0,2}|\sat\s(?=[\w-]{1,63}\sdot\s)", re.IGNORECASE)
+_SPELT_GATE = re.compile(r"[\[({<]\s?[Aa][Tt]|\s[Dd][Oo][Tt]\s")
 _SPELT_HOST = re.compile(
     r"[^\W_][\w-]{0,62}(?:(?:\.|\s?[\[({<]\s?dot\s?[\])}>]\s?|\sdot\s)[^\W_][\w-]{0,62}){1,4}", re.IGNORECASE
 )
@@ -47,25 +49,28 @@ _MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-
 
 def find(text: str) -> Iterator[Span]:
     """Yield every e-mail, web, IP and MAC address."""
-    if "@" in text or "at" in text or "AT" in text or "At" in text:
-        yield from _emails(text)
-    if "." in text:
+    if "@" in text:
+        yield from _emails(text, _AT)
+    if _SPELT_GATE.search(text):
+        yield from _emails(text, _SPELT_AT)
+    if "://" in text or "www" in text or "WWW" in text or "Www" in text:
+        yield from _schemes(text)
+    num_dots = text.count(".")
+    if num_dots:
         yield from _urls(text)
+    if num_dots >= 3:
         for found in _IPV4.finditer(text):
             yield Span(*found.span(), "IP")
+    num_colons = text.count(":")
+    if num_colons >= 2:
+        yield from _ipv6(text)
+    if num_colons >= 5 or num_dots >= 2 or text.count("-") >= 5:
         for found in _MAC.finditer(text):
             yield Span(*found.span(), "DEVICE")
-    elif "://" in text:
-        yield from _schemes(text)
-    if ":" in text:
-        yield from _ipv6(text)
-        if "." not in text:
-            for found in _MAC.finditer(text):
-                yield Span(*found.span(), "DEVICE")
 
 
-def _emails(text: str) -> Iterator[Span]:
-    for at in _AT.finditer(text):
+def _emails(text: str, pattern: re.Pattern[str]) -> Iterator[Span]:
+    for at in pattern.finditer(text):
         spelt = at[0] != "@"
         local = _LOCAL.match(text[max(0, at.start() - 64) : at.start()][::-1])
         host = (_SPELT_HOST if spelt else _HOST).match(text, at.end(), at.end() + 255)
@@ -84,7 +89,6 @@ def _schemes(text: str) -> Iterator[Span]:
 
 
 def _urls(text: str) -> Iterator[Span]:
-    yield from _schemes(text)
     for dot in _DOTTED.finditer(text):
         labels = _LABELS.match(text[max(0, dot.start() - 253) : dot.start()][::-1])
         if labels is None:

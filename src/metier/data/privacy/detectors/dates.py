@@ -49,7 +49,6 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _WEEKDAY_ALONE = re.compile(r"(?<![^\W\d_])(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day(?![^\W\d_])", re.IGNORECASE)
-_MONTH_AT = re.compile(rf"(?<![^\W\d_])(?:{_MONTHS})(?![^\W\d_])", re.IGNORECASE)
 _WEEKDAY_BEFORE = re.compile(rf"(?<![^\W\d_])(?:{_DAYS})\.?,?\s+(?:the\s+|den\s+|le\s+)?$", re.IGNORECASE)
 _SPELT = re.compile(
     rf"(?<![^\W\d_])(?:(?:{_MONTHS})\s+(?:the\s+)?{{ordinal}}|(?:the\s+)?{{ordinal}}\s+(?:day\s+)?of\s+(?:{_MONTHS}))(?![^\W\d_])"
@@ -70,30 +69,38 @@ _AGE = re.compile(
 )
 
 
-def find(text: str) -> Iterator[Span]:
-    """Yield dates and high ages."""
-    months = next(_MONTH_AT.finditer(text), None) is not None or _GLUED.search(text) is not None
-    if any(map(str.isdigit, text)):
+def find(text: str, *, digits: bool = True) -> Iterator[Span]:
+    """Yield dates and high ages; `digits` says whether the text has a digit at all."""
+    words = set(_WORD.findall(text.lower()))
+    months = not words.isdisjoint(_MONTH_NAMES)
+    if digits:
         for found in _NUMERIC.finditer(text):
             yield Span(_with_weekday(text, found.start()), found.end(), "DATE")
-        for found in _SHORT.finditer(text):
+        for found in _SHORT.finditer(text) if "/" in text or "-" in text else ():
             if _SHORT_CUE.search(text, max(0, found.start() - 24), found.start()):
                 yield Span(*found.span(), "DATE")
         if months:
             for found in _NAMED.finditer(text):
                 yield Span(_with_weekday(text, found.start()), _end(text, found), "DATE")
-    if "day" in text or "DAY" in text:
+    if not words.isdisjoint(_WEEKDAYS):
         for found in _WEEKDAY_ALONE.finditer(text):
             yield Span(*found.span(), "DATE")
-    if months and ("th" in text or "nd" in text or "st" in text or "TH" in text):
+    if months and not words.isdisjoint(_ORDINALS):
         for found in _SPELT.finditer(text):
             yield Span(*found.span(), "DATE")
-    if "age" in text or "Age" in text or "year" in text or "yo" in text or "y/o" in text or "urn" in text or "y.o" in text:
+    if (digits or "hundred" in words or any(word.startswith("ninety") for word in words)) and not words.isdisjoint(_AGE_WORDS):
         for found in _AGE.finditer(text):
             yield Span(*found.span("a" if found["a"] else "b"), "AGE")
 
 
-_GLUED = re.compile(rf"\d(?:{_MONTHS})\d", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]+")
+_MONTH_NAMES = frozenset(_MONTHS.split("|"))
+_WEEKDAYS = frozenset("monday tuesday wednesday thursday friday saturday sunday".split())
+_ORDINALS = frozenset(
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth"
+    " sixteenth seventeenth eighteenth nineteenth twentieth thirtieth".split()
+)
+_AGE_WORDS = frozenset("age aged ages year years yr yrs yo y turned turns turning turn old".split())
 
 
 def _with_weekday(text: str, start: int) -> int:

@@ -9,6 +9,7 @@ name.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from metier.data.privacy import lexicon as lex
@@ -20,9 +21,9 @@ _RUN = re.compile(r"(?:T\.?)*(?:(?<=[T.])x(?=[SM]))?[SMmCcIiAOrRu](?:(?:[.'-]|\.
 _CERTAIN = re.compile(r"[SMm]")
 _JOINED = re.compile(r",?&|,")
 _STRONG_CUE = re.compile(
-    r"(?:\bname(?:'s|\s+(?:is|was|of)|\s*[:=])|\b(?:named|called|nicknamed|call\s+(?:me|him|her|them)|known\s+as|goes\s+by|née"
-    r"|add|(?<=\n)(?:from|to|cc|attn|dear|patient|provider|physician|dr)\s*:))\s{0,4}(?:\"|')?(?=[^\W\d_])",
-    re.IGNORECASE,
+    r"(?:[Nn](?:ame|AME)(?:'s|\s{1,3}(?:is|was|of)\b|\s{0,3}[:=])|(?<=[Cc]all)\s{1,3}(?:me|him|her|them)\b|[Nn]amed\b|[Cc]alled\b"
+    r"|\bknown\s{1,3}as\b|\bgoes\s{1,3}by\b|\bnée\b|(?<=\n)(?:[Ff]rom|[Tt]o|[Cc][Cc]|[Aa]ttn|[Dd]ear|[Pp]atient|[Pp]rovider)\s?:)"
+    r"\s{0,8}[\"']?(?=[^\W\d_])"
 )
 _SUFFIX = re.compile(r"(?:,?\s{1,2}(?:Jr|Sr|II|III|IV|MD|PhD|DDS|DVM|Esq|RN|DO|MPH|MBA|CPA|M\.D|Ph\.D)\b\.?)+", re.IGNORECASE)
 _WORDS_BEHIND = 3
@@ -133,12 +134,14 @@ def _spread(runs: list[_Run], classes: str) -> None:
 
 def _cued(tokens: Tokens) -> set[int]:
     """Return the indexes of the tokens right behind a strong cue."""
-    low = tokens.text
-    if not any(word in low for word in ("ame", "AME", "all", "known", "goes", "née", "add", ":")):
+    if not tokens.starts:
         return set()
-    starts = {start: index for index, start in enumerate(tokens.starts)}
-    first, last = tokens.starts[0] if tokens.starts else 0, tokens.ends[-1] if tokens.ends else 0
-    return {starts[m.end()] for m in _STRONG_CUE.finditer(tokens.text, first, last) if m.end() in starts}
+    found = set()
+    for match in _STRONG_CUE.finditer(tokens.text, tokens.starts[0], tokens.ends[-1]):
+        index = bisect_left(tokens.starts, match.end())
+        if index < len(tokens.starts) and tokens.starts[index] == match.end():
+            found.add(index)
+    return found
 
 
 def _small_names(tokens: Tokens, classes: str, cued: set[int]) -> Iterator[Span]:

@@ -15,7 +15,7 @@ from metier.data.privacy.detectors.cue import cue_of
 from metier.data.privacy.spans import Span
 
 _CANDIDATE = re.compile(
-    r"(?<![\w.,/+$€£#-])(?<!\d )(?:\+\s?|\()?\d(?:[\d]|[ .()/–-]{1,2}(?=[\d(])|\)\s{0,2}(?=\d)|\)[-./](?=\d)){4,24}(?![\w])"
+    r"(?<![\w/+$€£#-])(?<!\d[ .,])(?<![$€£]\.)(?:\+\s?|\()?\d(?:[\d]|[ .()/–-]{1,2}(?=[\d(])|\)\s{0,2}(?=\d)|\)[-./](?=\d)){4,24}(?!\w(?<!x)|x(?!\d))"
 )
 _EXTENSION = re.compile(r"\s?(?:x|ext\.?|extension|#|durchwahl|poste)\s?\.?\d{1,6}(?!\w)", re.IGNORECASE)
 _NORTH_AMERICA = re.compile(r"(?:\+?1[ .-]?)?(?:\([2-9]\d{2}\)\s?[ .-]?|[2-9]\d{2}[.-]|[2-9]\d{2} )[2-9]\d{2}[ .-]\d{4}$|1[ .-][2-9]\d{2}[ .-]\d{3}[ .-]\d{4}$")
@@ -62,7 +62,8 @@ def _kind(text: str, start: int, end: int, value: str) -> str:
         or (alone and 8 <= num_digits <= 12 and bool(_TRUNK.match(value)) and not _DATE_LIKE.match(value))
     )
     cue = cue_of(text, start)
-    if behind := _CUE_BEHIND.match(text, end):
+    extension = _EXTENSION.match(text, end)
+    if behind := _CUE_BEHIND.match(text, extension.end() if extension else end):
         cue = "FAX" if "fax" in behind[0].lower() else "PHONE"
     if cue == "FAX":
         return "FAX"
@@ -73,7 +74,7 @@ def _kind(text: str, start: int, end: int, value: str) -> str:
 
 _GROUPS = re.compile(r"\d{1,5}(?:([ -])\d{2,4})(?:\1\d{2,5}){0,3}$|\d{2,3}(?:\.\d{2,4}){2,4}$|0[1-9]\d{7,9}$")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(?: \d{3})+$")
-_CUE_BEHIND = re.compile(r"\s{1,3}[-–(\[]?\s?(?:office|cell|mobile|home|work|fax|phone|tel|direct|main|voice|pager)(?![^\W_])(?!\s[a-z])", re.IGNORECASE)
+_CUE_BEHIND = re.compile(r"\s{0,3}[-–(\[]?\s?(?:office|cell|mobile|home|work|fax|phone|tel|direct|main|voice|pager)(?![^\W_])(?!\s[a-z])", re.IGNORECASE)
 _WORDS_BEFORE = re.compile(r"[^\W\d_]{2,}[,:]?\s[^\W\d_]{2,}\W{1,3}$")
 _WORD_BEHIND = re.compile(r"\s(?!or\b|and\b|if\b|for\b|to\b|is\b|but\b|at\b|when\b|so\b|again\b|instead\b)[a-z]")
 _NUMERIC_LINE = re.compile(r"[\s\d,.;|+()/-]*\d[\s\d,.;|+()/-]*\Z")

@@ -27,8 +27,8 @@ _EVIDENCE = (
     (re.compile(r"U[.#,]*[nai]"), 3),
     (re.compile(r"u[.#]*[na]"), 2),
     (re.compile(r"[Zz][,|-]{0,2}n"), 2),
-    (re.compile(r"n[.,-]?[SMmCcIP]"), 1),
-    (re.compile(r"[SMCcRrOP][,.]?n"), 1),
+    (re.compile(r"n[.,-]?[SMmCcI]"), 1),
+    (re.compile(r"[SMCcRrO][,.]?n"), 1),
     (re.compile(r"[Kk]"), 1),
     (re.compile(r"n[^n]+n"), 1),
     (re.compile(r"n.*\|.*[SMKkZ]"), 1),
@@ -41,6 +41,7 @@ _CUE = re.compile(
     r"|\bwhere)\b[^.!?]{0,30}$",
     re.IGNORECASE,
 )
+_WORD = re.compile(r"[SMmCcRrUuKkZ]")
 _CORNER = re.compile(r"\b(?:the )?(?:corner|intersection) of (?:the )?$", re.IGNORECASE)
 _ZIP_PLUS = re.compile(r"(?<![\w.,$€£/-])\d{5}-\d{4}(?![\w-])")
 _POSTCODE = re.compile(r"(?<!\w)(?:[A-Z]{1,2}\d[A-Z\d]? ?\d[ABD-HJLNP-UW-Z]{2}|[ABCEGHJ-NPRSTVXY]\d[A-Z] ?\d[A-Z]\d)(?!\w)")
@@ -77,7 +78,7 @@ def find_codes(text: str) -> Iterator[Span]:
         yield Span(*found.span(), "ZIP")
     for found in _POSTCODE.finditer(text):
         yield Span(*found.span(), "ZIP")
-    if re.search("zip|post|Zip|Post|ZIP|POST", text):
+    if "zip" in text or "ost" in text or "Zip" in text or "ZIP" in text or "OST" in text:
         for found in _ZIP_CUED.finditer(text):
             if any(map(str.isdigit, found[1])):
                 yield Span(*found.span(1), "ZIP")
@@ -86,6 +87,8 @@ def find_codes(text: str) -> Iterator[Span]:
 def _is_address(tokens: Tokens, first: int, last: int) -> bool:
     run = tokens.classes[first:last]
     if last - first < 2 or ("n" not in run and "R" not in run and "r" not in run and "a" not in run):
+        return False
+    if not _WORD.search(run):
         return False
     if not ("n" in run or "a" in run):
         if tokens.folded:
