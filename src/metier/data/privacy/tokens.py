@@ -138,7 +138,7 @@ def _class(word: str) -> str:
     low = _bare(word.lower())
     if word.islower():
         return _small(low)
-    if low in lex.COMPASS and len(low) > 2:
+    if low in lex.COMPASS and len(low) > 2 and low not in _PLACE_FIRST:
         return "CI"
     if len(word) == 1:
         return "E" if word in "IA" else "i"

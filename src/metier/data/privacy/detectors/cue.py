@@ -7,6 +7,7 @@ numbers ask it where a format alone does not decide.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 WINDOW_CHARACTERS = 48
@@ -48,7 +49,21 @@ _PATTERN = re.compile(
     r"|home|work|cell|office|line|be|can|you|s|ext|directly|toll|free|back)(?![^\W\d_])[\s.:#=\-–/()'’\"*]{0,6}){0,6}$)",
     re.IGNORECASE,
 )
-_LETTERS = re.compile(r"[^\W\d_]{2}|#")
+_DIGITS = re.compile(r"\d[A-Za-z0-9]*")
+_HEAD_CHARACTERS = 12
+
+
+def starts_of_numbers(text: str) -> Iterator[int]:
+    """Yield where each word with a digit starts, letters and hyphens in front of the digit included."""
+    for found in _DIGITS.finditer(text):
+        start = found.start()
+        first = max(0, start - _HEAD_CHARACTERS)
+        while start > first and (text[start - 1].isalnum() or text[start - 1] == "-"):
+            start -= 1
+        yield start
+
+
+_LETTERS = re.compile(r"[^\W\d_]/?[^\W\d_]|#")
 
 
 @lru_cache(maxsize=4096)

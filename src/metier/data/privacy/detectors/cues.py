@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from metier.data.privacy.detectors.checksums import vin
-from metier.data.privacy.detectors.cue import cue_of
+from metier.data.privacy.detectors.cue import cue_of, starts_of_numbers
 from metier.data.privacy.spans import Span
 
 _VALUE = re.compile(
@@ -33,12 +33,16 @@ _YEAR = re.compile(r"(?:19|20)\d{2}(?:-(?:19|20)?\d{2})?$")
 
 def find(text: str) -> Iterator[Span]:
     """Yield numbers named by a cue, UUIDs, vehicle numbers."""
-    for found in _UUID.finditer(text):
+    for found in _UUID.finditer(text) if text.count("-") >= 4 else ():
         yield Span(*found.span(), "OTHER_ID")
     for found in _VIN.finditer(text):
         if vin(found[0]):
             yield Span(*found.span(), "VEHICLE")
-    for found in _VALUE.finditer(text):
+    done = 0
+    for start in starts_of_numbers(text):
+        if start < done or (found := _VALUE.match(text, start)) is None:
+            continue
+        done = found.end()
         value = found[0]
         if len(value) < 4 or _YEAR.match(value) or not _number_like(value) or _AMOUNT.match(text, found.end()):
             continue

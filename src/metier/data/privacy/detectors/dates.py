@@ -32,7 +32,7 @@ _ORDINAL = rf"{_DAY}(?:st|nd|rd|th|er|\.|º)?"
 _WEEKDAY = rf"(?:(?:{_DAYS})\.?,?\s+(?:the\s+|den\s+|le\s+)?)?"
 
 _NUMERIC = re.compile(
-    rf"(?<![\w.,/$€£-])(?:{_YEAR}([-/.])(?:{_MONTH}\1{_DAY}|{_DAY}\1{_MONTH})"  # 2020-03-05, 2020/03/05
+    rf"(?<![\w.,/$€£-])(?=\d)(?:{_YEAR}([-/.])(?:{_MONTH}\1{_DAY}|{_DAY}\1{_MONTH})"  # 2020-03-05, 2020/03/05
     rf"|(?:{_MONTH}([-/.])\s?{_DAY}|{_DAY}([-/.])\s?{_MONTH})(?:\2|\3)\s?(?:{_YEAR}|'?\d{{2}})"  # 03/05/2020, 5.3.20
     rf"|{_YEAR}年\s?{_MONTH}月\s?{_DAY}日|{_MONTH}月{_DAY}日"
     rf"|{_YEAR}-W\d{{2}}(?:-\d)?|{_YEAR}-[0-3]\d{{2}}(?!\d)"
@@ -40,7 +40,7 @@ _NUMERIC = re.compile(
     rf"(?![\d/-]|\.\d){_TIME}(?!\w)"
 )
 _NAMED = re.compile(
-    rf"(?<![\w.])(?:{_DAY}[- ]?(?:{_MONTHS})[- ]?(?:{_YEAR}|\d{{2}})(?!\d)"  # 05-Mar-2020, 05MAR20
+    rf"(?<![\w.])(?=[\dJFMASONDEGIjfmasondegi])(?:{_DAY}[- ]?(?:{_MONTHS})[- ]?(?:{_YEAR}|\d{{2}})(?!\d)"  # 05-Mar-2020, 05MAR20
     rf"|{_ORDINAL}\s?(?:of\s+|de\s+|day of\s+)?(?:{_MONTHS})\.?(?:(?:,|\s+de|\s+del|\s+of)?\s*(?:{_YEAR}|'\d{{2}}))?"  # 5th of March, 2020
     rf"|(?:{_MONTHS})\.?[- ](?:the\s+)?{_ORDINAL}(?:[-–]{_ORDINAL})?(?!\d|[.,]?\d|:)(?:,?[-\s]+(?:{_YEAR}|'\d{{2}})(?!\d))?"
     rf"|{_YEAR}[- ](?:{_MONTHS})[- ]{_ORDINAL}"  # 2020-Mar-05
@@ -59,7 +59,7 @@ _SPELT = re.compile(
     ),
     re.IGNORECASE,
 )
-_SHORT = re.compile(rf"(?<![\w./$-])(?:{_MONTH}/{_DAY}|{_DAY}/{_MONTH}|{_MONTH}/{_YEAR}|{_YEAR}[-/]{_MONTH})(?![\w/]|[.-]\d)")
+_SHORT = re.compile(rf"(?<![\w./$-])(?=\d)(?:{_MONTH}/{_DAY}|{_DAY}/{_MONTH}|{_MONTH}/{_YEAR}|{_YEAR}[-/]{_MONTH})(?![\w/]|[.-]\d)")
 _SHORT_CUE = re.compile(r"(?:\b(?:on|since|until|till|by|from|before|after|born|dob|date|due|expir\w*|exp|dated|admitted|discharged|seen|visit|of birth)\W{1,3}(?:is\W{1,2}|was\W{1,2})?)$", re.I)
 _TENS = r"(?:ninety(?:[- ](?:one|two|three|four|five|six|seven|eight|nine))?|(?:one|a)\s+hundred(?:\s+and\s+\w{3,12})?)"
 _AGE = re.compile(
@@ -71,7 +71,7 @@ _AGE = re.compile(
 
 def find(text: str, *, digits: bool = True) -> Iterator[Span]:
     """Yield dates and high ages; `digits` says whether the text has a digit at all."""
-    words = set(_WORD.findall(text.lower()))
+    words = set(_WORD.findall(text.lower())) if digits or _TELLING.search(text) else frozenset()
     months = not words.isdisjoint(_MONTH_NAMES)
     if digits:
         for found in _NUMERIC.finditer(text):
@@ -93,6 +93,8 @@ def find(text: str, *, digits: bool = True) -> Iterator[Span]:
             yield Span(*found.span("a" if found["a"] else "b"), "AGE")
 
 
+_TELLING = re.compile(r"[Dd](?:ay|AY)\b|[Nn]inety|[Hh]undred|(?:th|st|nd|rd|TH|ST|ND|RD) (?:day )?(?:of|OF) |\b(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]|\bMay\b")
+"""What a date or a high age in words cannot be without."""
 _WORD = re.compile(r"[^\W\d_]+")
 _MONTH_NAMES = frozenset(_MONTHS.split("|"))
 _WEEKDAYS = frozenset("monday tuesday wednesday thursday friday saturday sunday".split())

@@ -25,6 +25,7 @@ _STRONG_CUE = re.compile(
     r"|\bknown\s{1,3}as\b|\bgoes\s{1,3}by\b|\bnée\b|(?<=\n)(?:[Ff]rom|[Tt]o|[Cc][Cc]|[Aa]ttn|[Dd]ear|[Pp]atient|[Pp]rovider)\s?:)"
     r"\s{0,8}[\"']?(?=[^\W\d_])"
 )
+_CUE_PARTS = ("ame", "NAME", "alled", "all ", "known as", "goes by", "née", "rom:", "o:", "c:", "tn:", "ar:", "nt:", "er:")
 _SUFFIX = re.compile(r"(?:,?\s{1,2}(?:Jr|Sr|II|III|IV|MD|PhD|DDS|DVM|Esq|RN|DO|MPH|MBA|CPA|M\.D|Ph\.D)\b\.?)+", re.IGNORECASE)
 _WORDS_BEHIND = 3
 
@@ -134,7 +135,7 @@ def _spread(runs: list[_Run], classes: str) -> None:
 
 def _cued(tokens: Tokens) -> set[int]:
     """Return the indexes of the tokens right behind a strong cue."""
-    if not tokens.starts:
+    if not tokens.starts or not any(map(tokens.text.__contains__, _CUE_PARTS)):
         return set()
     found = set()
     for match in _STRONG_CUE.finditer(tokens.text, tokens.starts[0], tokens.ends[-1]):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metier.data.privacy.detectors import checksums
-from metier.data.privacy.detectors.cue import cue_of
+from metier.data.privacy.detectors.cue import cue_of, starts_of_numbers
 from metier.data.privacy.spans import Span
 
 
@@ -70,7 +70,7 @@ NUMBERS: tuple[Number, ...] = (
 )  # fmt: skip
 
 _CANDIDATE = re.compile(
-    r"(?<![\w.-])(?=[^\W_]{0,6}\d)[A-Za-z0-9]{1,18}(?:[ .+-][A-Za-z0-9]{1,6}){0,7}"
+    r"(?<![\w.-])(?=[^\W_]{0,6} ?\d)[A-Za-z0-9]{1,18}(?:[ .+-][A-Za-z0-9]{1,6}){0,7}"
 )
 _PLAIN = re.compile(r"[ .+-]")
 
@@ -78,7 +78,13 @@ _PLAIN = re.compile(r"[ .+-]")
 def find(text: str) -> Iterator[Span]:
     """Yield national numbers whose checksum fits."""
     done = 0
-    for candidate in _CANDIDATE.finditer(text):
+    reached = 0
+    for start in starts_of_numbers(text):
+        if _PREFIX.match(text, max(0, start - 3), start):  # `QQ 12 34 56 C`
+            start -= 3
+        if start < reached or (candidate := _CANDIDATE.match(text, start)) is None:
+            continue
+        reached = candidate.end()
         if sum(map(str.isdigit, candidate[0])) < 6 and not _PAN_LIKE.match(candidate[0]):
             continue
         for number in NUMBERS:
@@ -90,6 +96,7 @@ def find(text: str) -> Iterator[Span]:
             break
 
 
+_PREFIX = re.compile(r"(?<![^\W_])[A-Za-z]{2} $")
 _PAN_LIKE = re.compile(r"[A-Z]{5}\d{4}[A-Z]")
 
 
@@ -102,7 +109,8 @@ def _fits(number: Number, text: str, found: re.Match[str]) -> bool:
         return True
     if number.needs == "form" and plain != value and not _among_numbers(text, *found.span()):
         return True
-    return cue_of(text, found.start()) in ("NATIONAL_ID", "OTHER_ID", "SSN", "HEALTH_PLAN", "MRN")
+    cues = ("NATIONAL_ID", "OTHER_ID", "SSN", *(("HEALTH_PLAN", "MRN") if number.name == "NHS number" else ()))
+    return cue_of(text, found.start()) in cues
 
 
 def _among_numbers(text: str, start: int, end: int) -> bool:

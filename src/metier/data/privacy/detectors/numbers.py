@@ -16,8 +16,7 @@ from metier.data.privacy.spans import Span
 _CARD = re.compile(
     r"(?<![\w.])(?<!\d[ -])(?:\d{4}([ -]{1,2}|[.])\d{4}\1\d{4}\1\d{1,7}(?:\1\d{3})?|\d{4}([ -])\d{6}\2\d{4,5}|\d{12,19})(?!\w)(?![ -]\d)"
 )
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){10,30}(?![A-Za-z0-9])")
-_IBAN_HEAD = re.compile(r"(?<![^\W_])[A-Za-z]{2}[ -]?\d{2}(?=[ -]?[A-Za-z0-9])")
+_IBAN_HEAD = re.compile(r"\d{2}(?=[ -]?[A-Za-z0-9])")
 _IBAN_NEXT = re.compile(r"[ -]?([A-Za-z0-9])")
 _SSN = re.compile(r"(?<![\w.-])(?<!\d )\d{3}([- .–])\d{2}\1\d{4}(?![\w-])(?! \d)")
 _NINE = re.compile(r"(?<![\w.-])\d{9}(?![\w-]|\.\d)")
@@ -39,14 +38,13 @@ def find(text: str) -> Iterator[Span]:
     """Yield cards, IBANs and social security numbers."""
     for found in _CARD.finditer(text):
         digits = re.sub(r"\D", "", found[0])
-        valid = digits[0] != "0" and len(digits) >= 12 and luhn(digits)
-        if valid and (len(digits) >= 15 or digits[0] == "4" or cue_of(text, found.start()) == "CARD"):
-            yield Span(*found.span(), "CARD")
-        elif len(digits) >= 12 and cue_of(text, found.start()) == "CARD":
+        valid = digits[0] != "0" and luhn(digits)
+        cue = cue_of(text, found.start())
+        if cue == "CARD" or (valid and cue != "DEVICE" and (len(digits) >= 15 or digits[0] == "4")):
             yield Span(*found.span(), "CARD")
     yield from _ibans(text)
     for found in _SSN.finditer(text):
-        if found[1] != " " or "000" != found[0][:3]:
+        if found[0][0] != "9" or found[0][4] < "5":  # else an ITIN (national.py)
             yield Span(*found.span(), "SSN")
     for found in _NINE.finditer(text):
         if cue_of(text, found.start()) == "SSN":
@@ -54,18 +52,20 @@ def find(text: str) -> Iterator[Span]:
 
 
 def _ibans(text: str) -> Iterator[Span]:
-    for head in _IBAN_HEAD.finditer(text):
-        country = text[head.start() : head.start() + 2].upper()
+    for digits in _IBAN_HEAD.finditer(text):
+        start = digits.start() - (3 if text[digits.start() - 1 : digits.start()] in (" ", "-") else 2)
+        if start < 0 or not text[start : start + 2].isalpha() or text[max(0, start - 1) : start].isalnum():
+            continue
+        country = text[start : start + 2].upper()
         length = IBAN_LENGTHS.get(country)
-        characters, ends, end = head[0].replace(" ", "").replace("-", "").upper(), [], head.end()
+        characters, end = country + digits[0], digits.end()
         while len(characters) < (length or 34) and (more := _IBAN_NEXT.match(text, end)):
             characters += more[1].upper()
             end = more.end()
-            ends.append(end)
         if not characters.isascii() or sum(map(str.isdigit, characters)) < 6:
             continue
         whole = length is not None and len(characters) == length and not text[end : end + 1].isalnum()
         if (whole and mod97(characters)) or (
-            len(characters) >= 15 and cue_of(text, head.start()) == "IBAN"
+            len(characters) >= 15 and cue_of(text, start) == "IBAN"
         ):
-            yield Span(head.start(), end, "IBAN")
+            yield Span(start, end, "IBAN")

@@ -69,7 +69,7 @@ def _kind(text: str, start: int, end: int, value: str) -> str:
         return "FAX"
     if cue == "PHONE":
         return "" if _DATE_LIKE.match(value) and num_digits < 9 else "PHONE"
-    return "PHONE" if strong and cue not in ("SSN", "CARD", "MRN", "ACCOUNT", "HEALTH_PLAN", "DEVICE") else ""
+    return "PHONE" if strong and (not cue or value[0] in "+(") else ""
 
 
 _GROUPS = re.compile(r"\d{1,5}(?:([ -])\d{2,4})(?:\1\d{2,5}){0,3}$|\d{2,3}(?:\.\d{2,4}){2,4}$|0[1-9]\d{7,9}$")

@@ -41,7 +41,7 @@ _CUE = re.compile(
     r"|\bwhere)\b[^.!?]{0,30}$",
     re.IGNORECASE,
 )
-_WORD = re.compile(r"[SMmCcRrUuKkZ]")
+_WORD = re.compile(r"[SMmCcRUKkZ]")
 _CORNER = re.compile(r"\b(?:the )?(?:corner|intersection) of (?:the )?$", re.IGNORECASE)
 _ZIP_PLUS = re.compile(r"(?<![\w.,$€£/-])\d{5}-\d{4}(?![\w-])")
 _POSTCODE = re.compile(r"(?<!\w)(?:[A-Z]{1,2}\d[A-Z\d]? ?\d[ABD-HJLNP-UW-Z]{2}|[ABCEGHJ-NPRSTVXY]\d[A-Z] ?\d[A-Z]\d)(?!\w)")
