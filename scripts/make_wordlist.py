@@ -68,7 +68,9 @@ def packed(words: list[str], small: Counter[str], capital: Counter[str]) -> byte
     """Return the asset's bytes."""
     parts, levels, before = [], [], ""
     for word in words:
-        shared = len(os.path.commonprefix([before, word]))
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(before, word, strict=False)) if a != b), min(len(before), len(word))
+        )
         parts.append(chr(ord("0") + shared) + word[shared:])
         levels += [chr(ord("0") + round(math.log2(1 + n))) for n in (small[word], capital[word])]
         before = word

@@ -14,16 +14,34 @@ from metier.data.privacy.detectors.numbers import IBAN_LENGTHS
 
 Case = tuple[str, int, int]
 _PLAIN = (
-    "{}", "Please see {}.", "It was {} all along.", "We wrote down {} and went home.", "Is it {}?", "({})",
-    "Hello,\n{}\nthanks", "Look: {}, as agreed.", "the new one is {} now", "Value\t{}\tchecked",
-)  # fmt: skip
+    "{}",
+    "Please see {}.",
+    "It was {} all along.",
+    "We wrote down {} and went home.",
+    "Is it {}?",
+    "({})",
+    "Hello,\n{}\nthanks",
+    "Look: {}, as agreed.",
+    "the new one is {} now",
+    "Value\t{}\tchecked",
+)
 _SENTENCES = ("Please see {}.", "It was {} all along.", "We wrote down {} and went home.", "Look: {}, as agreed.")
 _HOSTS = ("example.com", "mail.example.org", "clinic-north.co.uk", "uni.example.edu", "beispiel.de", "post.example.fr")
 _WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "iris", "juniper", "kestrel", "larch")
 MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
-)  # fmt: skip
+)
 
 
 def _digits(rng: random.Random, pattern: str) -> str:
@@ -48,7 +66,9 @@ def email(rng: random.Random) -> str:
 
 def url(rng: random.Random) -> str:
     host = rng.choice(_HOSTS)
-    path = rng.choice(("", "/", f"/{rng.choice(_WORDS)}", f"/{rng.choice(_WORDS)}/{rng.randrange(999)}?q={rng.choice(_WORDS)}"))
+    path = rng.choice(
+        ("", "/", f"/{rng.choice(_WORDS)}", f"/{rng.choice(_WORDS)}/{rng.randrange(999)}?q={rng.choice(_WORDS)}")
+    )
     return rng.choice(("https://", "http://", "https://www.", "www.", "", "ftp://")) + host + path
 
 
@@ -57,11 +77,19 @@ def ip(rng: random.Random) -> str:
     groups = [f"{rng.randrange(4096, 65536):x}" for _ in range(8)]
     return rng.choice(
         (
-            four, four, f"{four}:{rng.randrange(1024, 9999)}", f"{four}/24", ":".join(groups), ":".join(groups).upper(),
-            f"{groups[0]}:{groups[1]}::{groups[2]}", f"fe80::{':'.join(groups[:4])}", f"::ffff:{four}", f"{groups[0]}::",
+            four,
+            four,
+            f"{four}:{rng.randrange(1024, 9999)}",
+            f"{four}/24",
+            ":".join(groups),
+            ":".join(groups).upper(),
+            f"{groups[0]}:{groups[1]}::{groups[2]}",
+            f"fe80::{':'.join(groups[:4])}",
+            f"::ffff:{four}",
+            f"{groups[0]}::",
             f"2001:db8::{groups[0]}",
         )
-    )  # fmt: skip
+    )
 
 
 def _with_luhn(body: str) -> str:
@@ -90,7 +118,9 @@ def iban(rng: random.Random) -> str:
 
 
 def ssn(rng: random.Random) -> str:
-    return rng.choice(("{}-{}-{}", "{} {} {}")).format(_digits(rng, "N##"), _digits(rng, "N#"), _digits(rng, "####"))
+    return rng.choice(("{}-{}-{}", "{} {} {}")).format(
+        rng.randrange(100, 899), _digits(rng, "N#"), _digits(rng, "####")
+    )
 
 
 def phone(rng: random.Random) -> str:
@@ -99,15 +129,41 @@ def phone(rng: random.Random) -> str:
         rng,
         rng.choice(
             (
-                "(N##) N##-####", "N##-N##-####", "N##.N##.####", "1-800-555-0199", "1-8N8-N##-####", "+1 N## N## ####",
-                "+1-N##-N##-####", "+1 (N##) N##-####", "(N##)N##-####x####", "N##-N##-#### ext. ###", "+44 20 N### ####",
-                "+44 (0)20 N### ####", "+49 30 N######", "+49 (0) 89 N## ####", "+33 1 ## ## ## ##", "01 ## ## ## N#",
-                "0044 20 N### ####", "020 N### ####", "07N## ######", "(020) N### ####", "030/N######", "0N1-N#####N",
-                "+91 9#### #####", "+86 138 #### ####", "+61 2 N### ####", "(02) N### ####", "+34 6## ### ###",
-                "+39 06 N### ####", "+81 3 N### ####", "03-N###-####", "+358 40 N######", "1-800-FLOWERS",
+                "(N##) N##-####",
+                "N##-N##-####",
+                "N##.N##.####",
+                "1-800-555-0199",
+                "1-8N8-N##-####",
+                "+1 N## N## ####",
+                "+1-N##-N##-####",
+                "+1 (N##) N##-####",
+                "(N##)N##-####x####",
+                "N##-N##-#### ext. ###",
+                "+44 20 N### ####",
+                "+44 (0)20 N### ####",
+                "+49 30 N######",
+                "+49 (0) 89 N## ####",
+                "+33 1 ## ## ## ##",
+                "01 ## ## ## N#",
+                "0044 20 N### ####",
+                "020 N### ####",
+                "07N## ######",
+                "(020) N### ####",
+                "030/N######",
+                "0N1-N#####N",
+                "+91 9#### #####",
+                "+86 138 #### ####",
+                "+61 2 N### ####",
+                "(02) N### ####",
+                "+34 6## ### ###",
+                "+39 06 N### ####",
+                "+81 3 N### ####",
+                "03-N###-####",
+                "+358 40 N######",
+                "1-800-FLOWERS",
             )
         ),
-    )  # fmt: skip
+    )
 
 
 def date(rng: random.Random) -> str:
@@ -117,18 +173,42 @@ def date(rng: random.Random) -> str:
     suffix = "th" if 11 <= d <= 13 else {1: "st", 2: "nd", 3: "rd"}.get(d % 10, "th")
     return rng.choice(
         (
-            f"{m:02d}/{d:02d}/{y}", f"{m}/{d}/{y}", f"{d}.{m}.{y}", f"{d:02d}.{m:02d}.{y}", f"{d:02d}-{m:02d}-{y}",
-            f"{y}-{m:02d}-{d:02d}", f"{y}/{m:02d}/{d:02d}", f"{m}/{d}/{y % 100:02d}", f"{y}-{m:02d}-{d:02d}T08:15:30Z",
-            f"{y}-{m:02d}-{d:02d} 14:05:59", f"{name} {d}, {y}", f"{short} {d}, {y}", f"{short}. {d}, {y}",
-            f"{d} {name} {y}", f"{d} {short} {y}", f"{d}{suffix} of {name}, {y}", f"{name} {d}{suffix}, {y}",
-            f"{name} the {d}{suffix}", f"{name} {d}", f"{d}-{short}-{y}", f"{d:02d}{short.upper()}{y}", f"{name} {y}",
-            f"Monday, {name} {d}, {y}", f"Tue {d} {short} {y}", f"{d}. {name} {y}", f"{y}年{m}月{d}日", f"{d:02d}-{short}-{y % 100:02d}",
-            f"{name.lower()} {d}, {y}", f"{name.upper()} {d}, {y}", f"{m}/{d}/{y} at 3:15 pm", f"{d} de marzo de {y}",
-            f"{d} août {y}", f"{d}. Oktober {y}", f"{y}-{short}-{d:02d}",
+            f"{m:02d}/{d:02d}/{y}",
+            f"{m}/{d}/{y}",
+            f"{d}.{m}.{y}",
+            f"{d:02d}.{m:02d}.{y}",
+            f"{d:02d}-{m:02d}-{y}",
+            f"{y}-{m:02d}-{d:02d}",
+            f"{y}/{m:02d}/{d:02d}",
+            f"{m}/{d}/{y % 100:02d}",
+            f"{y}-{m:02d}-{d:02d}T08:15:30Z",
+            f"{y}-{m:02d}-{d:02d} 14:05:59",
+            f"{name} {d}, {y}",
+            f"{short} {d}, {y}",
+            f"{short}. {d}, {y}",
+            f"{d} {name} {y}",
+            f"{d} {short} {y}",
+            f"{d}{suffix} of {name}, {y}",
+            f"{name} {d}{suffix}, {y}",
+            f"{name} the {d}{suffix}",
+            f"{name} {d}",
+            f"{d}-{short}-{y}",
+            f"{d:02d}{short.upper()}{y}",
+            f"{name} {y}",
+            f"Monday, {name} {d}, {y}",
+            f"Tue {d} {short} {y}",
+            f"{d}. {name} {y}",
+            f"{y}年{m}月{d}日",
+            f"{d:02d}-{short}-{y % 100:02d}",
+            f"{name.lower()} {d}, {y}",
+            f"{name.upper()} {d}, {y}",
+            f"{m}/{d}/{y} at 3:15 pm",
+            f"{d} de marzo de {y}",
+            f"{d} août {y}",
+            f"{d}. Oktober {y}",
+            f"{y}-{short}-{d:02d}",
         )
-    )  # fmt: skip
-
-
+    )
 
 
 def _checked(rng: random.Random, pattern: str, check: Callable[[str], bool], plain: str = r"[ .+-]") -> str:
@@ -161,7 +241,11 @@ def national_id(rng: random.Random) -> str:
     if form == 5:
         return _checked(rng, f"##{month}{day}-####", c.luhn)
     if form == 6:
-        return _checked(rng, f"{day}{month}##-###@", c.hetu, plain="~") if rng.random() < 0.5 else f"{day}{month}85-" + _digits(rng, "####")
+        return (
+            _checked(rng, f"{day}{month}##-###@", c.hetu, plain="~")
+            if rng.random() < 0.5
+            else f"{day}{month}85-" + _digits(rng, "####")
+        )
     if form == 7:
         return _checked(rng, "###.###.###-##", c.cpf)
     if form == 8:
@@ -178,11 +262,15 @@ def national_id_cued(rng: random.Random) -> str:
 
     cue, pattern, check = rng.choice(
         (
-            ("PESEL", f"85{rng.randrange(1, 13):02d}{rng.randrange(1, 29):02d}#####", c.pesel), ("BSN", "#########", c.bsn),
-            ("SIN", "### ### ###", c.luhn), ("NIF", "#########", c.nif), ("NHS number", "##########", c.nhs),
-            ("Steuer-ID", "## ### ### ###", c.steuer_id), ("CPF", "###########", c.cpf),
+            ("PESEL", f"85{rng.randrange(1, 13):02d}{rng.randrange(1, 29):02d}#####", c.pesel),
+            ("BSN", "#########", c.bsn),
+            ("SIN", "### ### ###", c.luhn),
+            ("NIF", "#########", c.nif),
+            ("NHS number", "##########", c.nhs),
+            ("Steuer-ID", "## ### ### ###", c.steuer_id),
+            ("CPF", "###########", c.cpf),
         )
-    )  # fmt: skip
+    )
     return f"{cue}: {_checked(rng, pattern, check)}"
 
 
@@ -209,13 +297,33 @@ CUED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("driver's license {}", "license number is {}", "DL: {}", "certificate no. {}", "DEA number {}", "NPI: {}"),
         ("@#######", "@@######", "##########", "@###-####-####"),
     ),
-    "VEHICLE": (("license plate {}", "number plate: {}", "plate number is {}", "VIN: {}"), ("@@@-####", "@@##@@@", "1HGCM########3##5")),
-    "DEVICE": (("serial number {}", "S/N: {}", "IMEI: {}", "device ID {}"), ("SN########", "35#############", "@@##-####-##")),
+    "VEHICLE": (
+        ("license plate {}", "number plate: {}", "plate number is {}", "VIN: {}"),
+        ("@@@-####", "@@##@@@", "1HGCM########3##5"),
+    ),
+    "DEVICE": (
+        ("serial number {}", "S/N: {}", "IMEI: {}", "device ID {}"),
+        ("SN########", "35#############", "@@##-####-##"),
+    ),
     "PASSPORT": (("passport {}", "Passport number: {}", "passport no. is {}"), ("@########", "#########", "@@#######")),
-    "ZIP": (("zip code {}", "ZIP: {}", "postal code is {}", "postcode {}"), ("#####", "#####-####", "SW1A 1AA", "K1A 0B1")),
-    "OTHER_ID": (("employee ID {}", "user id: {}", "student number id {}", "ticket {}", "badge: {}"), ("E######", "########", "@@-#####")),
-}  # fmt: skip
-AGES = ("{} years old", "a {}-year-old woman", "aged {}", "age: {}", "he is {} y/o", "at the age of {}", "she turned {}")
+    "ZIP": (
+        ("zip code {}", "ZIP: {}", "postal code is {}", "postcode {}"),
+        ("#####", "#####-####", "SW1A 1AA", "K1A 0B1"),
+    ),
+    "OTHER_ID": (
+        ("employee ID {}", "user id: {}", "student number id {}", "ticket {}", "badge: {}"),
+        ("E######", "########", "@@-#####"),
+    ),
+}
+AGES = (
+    "{} years old",
+    "a {}-year-old woman",
+    "aged {}",
+    "age: {}",
+    "he is {} y/o",
+    "at the age of {}",
+    "she turned {}",
+)
 
 
 def _placed(frame: str, value: str) -> Case:
@@ -256,10 +364,19 @@ def _national_cued(rng: random.Random) -> Case:
 
 
 GENERATED: dict[str, Callable[[random.Random], Case]] = {
-    "EMAIL": _free(email), "URL": _free(url), "IP": _free(ip), "CARD": _free(card), "IBAN": _free(iban), "SSN": _free(ssn),
-    "PHONE": _free(phone, _SENTENCES), "DATE": _free(date), "NATIONAL_ID": _free(national_id, _SENTENCES), "AGE": _age,
-    "NATIONAL_ID cued": _national_cued, **{f"{kind} cued": _cued(kind) for kind in CUED},
-}  # fmt: skip
+    "EMAIL": _free(email),
+    "URL": _free(url),
+    "IP": _free(ip),
+    "CARD": _free(card),
+    "IBAN": _free(iban),
+    "SSN": _free(ssn),
+    "PHONE": _free(phone, _SENTENCES),
+    "DATE": _free(date),
+    "NATIONAL_ID": _free(national_id, _SENTENCES),
+    "AGE": _age,
+    "NATIONAL_ID cued": _national_cued,
+    **{f"{kind} cued": _cued(kind) for kind in CUED},
+}
 """Name of a generated set → how one case is drawn; the name's first word is the kind."""
 
 
@@ -270,11 +387,18 @@ def numeric_table(rng: random.Random, num_bytes: int) -> str:
     while size < num_bytes:
         separator = rng.choice(("  ", "\t", ", ", " | ", ";", " "))
         makers: list[Callable[[], str]] = [
-            lambda: str(rng.randrange(10**9)), lambda: f"{rng.uniform(-999, 9999):.2f}", lambda: f"{rng.randrange(10**7):,}",
-            lambda: str(rng.randrange(1900, 2030)), lambda: f"{rng.random():.6f}", lambda: str(rng.randrange(1000)),
-            lambda: f"{rng.randrange(100, 1000)} {rng.randrange(100, 1000)}", lambda: f"{rng.uniform(0, 100):.1f}%",
-            lambda: f"{rng.uniform(0, 9):.3e}", lambda: f"({rng.randrange(1, 9999)})", lambda: f"{rng.randrange(10, 99)}-{rng.randrange(100, 999)}",
-        ]  # fmt: skip
+            lambda: str(rng.randrange(10**9)),
+            lambda: f"{rng.uniform(-999, 9999):.2f}",
+            lambda: f"{rng.randrange(10**7):,}",
+            lambda: str(rng.randrange(1900, 2030)),
+            lambda: f"{rng.random():.6f}",
+            lambda: str(rng.randrange(1000)),
+            lambda: f"{rng.randrange(100, 1000)} {rng.randrange(100, 1000)}",
+            lambda: f"{rng.uniform(0, 100):.1f}%",
+            lambda: f"{rng.uniform(0, 9):.3e}",
+            lambda: f"({rng.randrange(1, 9999)})",
+            lambda: f"{rng.randrange(10, 99)}-{rng.randrange(100, 999)}",
+        ]
         columns = [rng.choice(makers) for _ in range(rng.randrange(2, 9))]
         label = rng.choice(("", "", "total", "row", "mean", "net sales"))
         for _ in range(rng.randrange(3, 20)):
@@ -285,11 +409,69 @@ def numeric_table(rng: random.Random, num_bytes: int) -> str:
 
 
 _HOSTILE = (
-    "a", "1", " ", "-", ".", "@", ":", "/", "(", ")", "\n", "A", "Aa ", "1 ", "1-", "a.", "@a", "a@", "0:", "::", "www.",
-    "http://", "+1 ", "(1)", "'s ", "de ", "van der ", "Mr. ", "St ", "12 Main ", "Apt ", "name is ", "IBAN ", "DE89 ",
-    "1,000 ", "é", "中", "\u200b", "\t", "_", "[at]", " dot ", "May ", "3rd ", "of ", "and ", ", ", "A.", "1a", "#", "\x00",
-    "call me ", "phone ", "number ", "is ", "my ", "no ", "x1", "/2", "2020-", "=\n", "\ud800",
-)  # fmt: skip
+    "a",
+    "1",
+    " ",
+    "-",
+    ".",
+    "@",
+    ":",
+    "/",
+    "(",
+    ")",
+    "\n",
+    "A",
+    "Aa ",
+    "1 ",
+    "1-",
+    "a.",
+    "@a",
+    "a@",
+    "0:",
+    "::",
+    "www.",
+    "http://",
+    "+1 ",
+    "(1)",
+    "'s ",
+    "de ",
+    "van der ",
+    "Mr. ",
+    "St ",
+    "12 Main ",
+    "Apt ",
+    "name is ",
+    "IBAN ",
+    "DE89 ",
+    "1,000 ",
+    "é",
+    "中",
+    "\u200b",
+    "\t",
+    "_",
+    "[at]",
+    " dot ",
+    "May ",
+    "3rd ",
+    "of ",
+    "and ",
+    ", ",
+    "A.",
+    "1a",
+    "#",
+    "\x00",
+    "call me ",
+    "phone ",
+    "number ",
+    "is ",
+    "my ",
+    "no ",
+    "x1",
+    "/2",
+    "2020-",
+    "=\n",
+    "\ud800",
+)
 
 
 def hostile(rng: random.Random) -> str:

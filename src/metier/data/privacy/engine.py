@@ -56,7 +56,9 @@ def detect(text: str, profile: str = "gdpr", *, extra: Iterable[Detector] = ()) 
     found = [*rules(text)]
     for detector in extra:
         found += [span for span in detector.find(text) if span.kind in KINDS]
-    return [span for span in merge(found, PRIORITY) if span.kind in wanted and not text[span.start : span.end].isspace()]
+    return [
+        span for span in merge(found, PRIORITY) if span.kind in wanted and not text[span.start : span.end].isspace()
+    ]
 
 
 def rules(text: str) -> list[Span]:
@@ -96,7 +98,7 @@ def structured(text: str) -> Iterator[Span]:
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of parts of a long text, cut at an empty line, else a sentence's or a line's end, else a blank.
+    """Yield (start, end) of parts of a long text, cut at an empty line, else where a sentence or a line ends.
 
     Nothing is read across a cut, so that the time for a text grows with its length and no faster.
     """
@@ -123,7 +125,11 @@ def _worth_reading(text: str) -> list[tuple[int, int]]:
     ranges: list[tuple[int, int]] = []
     for sentence in _SENTENCE.finditer(text):
         start, end = sentence.span()
-        if end - start > SHORT and _TELLING.search(text, sentence.end(1), end) is None and class_at_start(sentence[1]) in "xXICE&":
+        if (
+            end - start > SHORT
+            and _TELLING.search(text, sentence.end(1), end) is None
+            and class_at_start(sentence[1]) in "xXICE&"
+        ):
             continue
         if ranges and ranges[-1][1] == start:
             ranges[-1] = (ranges[-1][0], end)

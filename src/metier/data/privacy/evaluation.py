@@ -24,7 +24,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,13 @@ class Figure:
     def to_json(self) -> dict[str, float | int | None]:
         """Return the figure as data; a share of nothing is null."""
         low, high = self.bounds
-        return {"hits": self.hits, "total": self.total, "share": self.share if self.total else None, "low": low, "high": high}
+        return {
+            "hits": self.hits,
+            "total": self.total,
+            "share": self.share if self.total else None,
+            "low": low,
+            "high": high,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +148,11 @@ class Evaluation:
             "repeated": self.num_repeated,
             "templates": self.num_templates,
             "recall": {
-                line.kind: {"at_80": line.enough.to_json(), "full": line.full.to_json(), "kind_fits": line.named.to_json()}
+                line.kind: {
+                    "at_80": line.enough.to_json(),
+                    "full": line.full.to_json(),
+                    "kind_fits": line.named.to_json(),
+                }
                 for line in self.recalls
             },
             "document_leaks": {"at_80": self.leaks.to_json(), "full": self.leaks_full.to_json()},
@@ -157,18 +167,22 @@ def read(path: Path) -> list[Document]:
     `start_position` (`start`), `end_position` (`end`), and perhaps `template_id` (`template`).
 
     Raises:
-        DataError: E360, the file is no such set; names the first line or item that does not fit, never its content.
+        DataError: E364, the file is no such set; names the first line or item that does not fit, never its content.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        items = json.loads(text) if text.lstrip().startswith("[") else [json.loads(s) for s in text.splitlines() if s.strip()]
+        items = (
+            json.loads(text)
+            if text.lstrip().startswith("[")
+            else [json.loads(s) for s in text.splitlines() if s.strip()]
+        )
     except (OSError, ValueError) as error:
         raise _no_set(path, f"it cannot be read as JSON ({type(error).__name__})") from None
     documents = []
     for number, item in enumerate(items, start=1):
         try:
             documents.append(_document(item))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _no_set(path, f"item {number} does not fit ({type(error).__name__})") from None
     if not documents:
         raise _no_set(path, "it holds no document")
@@ -181,6 +195,12 @@ def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document
     for document in documents:
         sides[hashlib.sha256(document.template.encode()).digest()[-1] % 2].append(document)
     return sides
+
+
+def lowered(document: Document) -> Document | None:
+    """Return the document with its text written small, or None where that changes the length (İ becomes two)."""
+    text = document.text.lower()
+    return replace(document, text=text) if len(text) == len(document.text) else None
 
 
 def evaluate(documents: Iterable[Document], find: Callable[[str], Sequence[Span]]) -> Evaluation:
@@ -290,9 +310,9 @@ def _painted(length: int, spans: Iterable[Span]) -> bytearray:
 
 def _no_set(path: Path, why: str) -> DataError:
     return DataError(
-        360,
+        364,
         f"The file is no labelled set: {why}",
         place=str(path),
         expected="a JSON list or JSON Lines of {text, spans: [{label, start, end}]}",
-        fix="docs/privacy.md shows a labelled document",
+        fix="metier data pii-eval --help",
     )

@@ -46,7 +46,9 @@ KINDS: dict[str, Kind] = {
     "EMAIL": Kind("contact", "contact", 9, "an e-mail address, also `name (at) host`"),
     "URL": Kind("contact", "contact", 8, "a web address, with or without a scheme"),
     "IP": Kind("contact", "contact", 8, "an IPv4 or IPv6 address"),
-    "SSN": Kind("number", "numbers", 7, "a social security number of the USA: dashed, spaced, or nine digits with a cue"),
+    "SSN": Kind(
+        "number", "numbers", 7, "a social security number of the USA: dashed, spaced, or nine digits with a cue"
+    ),
     "CARD": Kind("number", "numbers", 7, "a payment card number: Luhn, or a cue"),
     "IBAN": Kind("number", "numbers", 8, "an international bank account number: mod 97, or a cue"),
     "NATIONAL_ID": Kind("number", "national", 7, "a national identity or tax number with its checksum"),

@@ -24,10 +24,25 @@ from metier.data.privacy import lexicon as lex
 from metier.data.privacy.spans import Span
 from metier.data.privacy.words import share, shares
 
-_TOKEN = re.compile(r"[Pp]\.\s?[Oo]\.|[^\W\d_]+(?:['’`][^\W\d_]+)*|\d+(?:[^\W\d_]{1,2}(?![^\W_]))?(?![^\W_])|[^\W_]+|\n|[^\w\s]|_")
+_TOKEN = re.compile(
+    r"[Pp]\.\s?[Oo]\.|[^\W\d_]+(?:['’`][^\W\d_]+)*|\d+(?:[^\W\d_]{1,2}(?![^\W_]))?(?![^\W_])|[^\W_]+|\n|[^\w\s]|_"
+)
 _SIGNS = frozenset(",.#/'()-:&\"")
-_ALIKE = {"’": "'", "–": "-", "‐": "-", "`": "'", "“": '"', "”": '"', "\n": "|", ">": '"', "*": '"', "•": '"', "?": "!", "!": "!"}
-_SENTENCE_OPENERS = frozenset("!|:\";(")
+_ALIKE = {
+    "’": "'",
+    "–": "-",
+    "‐": "-",
+    "`": "'",
+    "“": '"',
+    "”": '"',
+    "\n": "|",
+    ">": '"',
+    "*": '"',
+    "•": '"',
+    "?": "!",
+    "!": "!",
+}
+_SENTENCE_OPENERS = frozenset('!|:";(')
 
 MAYBE = 0.10
 """Share of capitals from which a word with a capital inside a sentence is taken for a name by itself."""
@@ -185,7 +200,9 @@ def class_at_start(word: str) -> str:
 @cache
 def usual_capitals() -> frozenset[str]:
     """Return the words that are suspects although they are written small in a text that has capitals."""
-    return frozenset(word for word, known in shares().items() if known > USUAL and len(word) > 2 and word not in _NOT_NAMES)
+    return frozenset(
+        word for word, known in shares().items() if known > USUAL and len(word) > 2 and word not in _NOT_NAMES
+    )
 
 
 def _small(low: str) -> str:
@@ -270,7 +287,17 @@ _PLACE_FIRST: dict[str, list[tuple[str, str]]] = {}
 for _kind, _names in (("k", lex.US_STATES), ("K", lex.COUNTRIES)):
     for _name in _names:
         _PLACE_FIRST.setdefault(re.split(r"[^\w]", _name)[0], []).append((_name, _kind))
-for _form in ("democratic", "people", "people's", "islamic", "republic", "kingdom", "federation", "federative", "commonwealth"):
+for _form in (
+    "democratic",
+    "people",
+    "people's",
+    "islamic",
+    "republic",
+    "kingdom",
+    "federation",
+    "federative",
+    "commonwealth",
+):
     _PLACE_FIRST.setdefault(_form, [])
 for _listed in _PLACE_FIRST.values():
     _listed.sort(key=lambda entry: -len(entry[0]))
@@ -287,12 +314,12 @@ def _places(text: str, starts: list[int], ends: list[int], classes: list[str], f
         window = text[starts[index] : starts[index] + 80].lower()
         form = _FORM.match(window)
         offset = form.end() if form else 0
-        for name, kind in _PLACE_FIRST.get(re.split(r"[^\w]", window[offset:], maxsplit=1)[0], ()):
-            if window.startswith(name, offset) and not window[offset + len(name) : offset + len(name) + 1].isalpha():
-                name = window[: offset + len(name)]
+        name = kind = ""
+        for listed, its_kind in _PLACE_FIRST.get(re.split(r"[^\w]", window[offset:], maxsplit=1)[0], ()):
+            until = offset + len(listed)
+            if window.startswith(listed, offset) and not window[until : until + 1].isalpha():
+                name, kind = window[:until], its_kind
                 break
-        else:
-            name = kind = ""
         if not name:
             word = first
             known = share(word)
@@ -314,7 +341,9 @@ def _places(text: str, starts: list[int], ends: list[int], classes: list[str], f
     return "".join(classes)
 
 
-_CUE = re.compile(r"(?:\b(?:in|from|to|of|near|at|via|outside|across|visit(?:ing|ed)?)|,)\s{1,2}(?:the\s)?$", re.IGNORECASE)
+_CUE = re.compile(
+    r"(?:\b(?:in|from|to|of|near|at|via|outside|across|visit(?:ing|ed)?)|,)\s{1,2}(?:the\s)?$", re.IGNORECASE
+)
 
 
 def _after_cue(text: str, start: int) -> bool:

@@ -9,8 +9,10 @@ import gzip
 from functools import cache
 from importlib import resources
 
-_STEMS = (("ies", "y"), ("es", ""), ("s", ""), ("ied", "y"), ("ed", ""), ("ed", "e"), ("ing", ""), ("ing", "e"))
-_STEMS += (("ly", ""), ("ness", ""))
+_STEMS = (
+    ("ies", "y"), ("es", ""), ("s", ""), ("ied", "y"), ("ed", ""), ("ed", "e"), ("ing", ""), ("ing", "e"), ("ly", ""),
+    ("ness", ""),
+)  # fmt: skip
 _PREFIXES = ("un", "re", "non", "pre", "over", "mis", "dis", "anti", "multi", "super", "sub", "inter")
 
 
@@ -29,7 +31,10 @@ def shares() -> dict[str, float]:
     num_words = len(parts)
     for index, part in enumerate(parts):
         word = word[: ord(part[0]) - ord("0")] + part[1:]
-        small, capital = 2.0 ** (ord(levels[index]) - ord("0")) - 1, 2.0 ** (ord(levels[num_words + index]) - ord("0")) - 1
+        small, capital = (
+            2.0 ** (ord(levels[index]) - ord("0")) - 1,
+            2.0 ** (ord(levels[num_words + index]) - ord("0")) - 1,
+        )
         found[word] = capital / (small + capital)
     return found
 
@@ -49,6 +54,11 @@ def share(word: str) -> float | None:
             if len(stem) > 3 and stem[-1] == stem[-2] and (known := table.get(stem[:-1])) is not None and known < 0.05:
                 return known  # `blogging`, `mapped`
     for prefix in _PREFIXES:
-        if word.startswith(prefix) and (known := table.get(word[len(prefix) :])) is not None and known < 0.05 and len(word) > 6:
+        if (
+            word.startswith(prefix)
+            and (known := table.get(word[len(prefix) :])) is not None
+            and known < 0.05
+            and len(word) > 6
+        ):
             return known
     return None

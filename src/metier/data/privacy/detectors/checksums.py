@@ -111,6 +111,11 @@ def nif(d: str) -> bool:
     return (0 if check > 9 else check) == int(d[8])
 
 
+def tfn(d: str) -> bool:
+    """Australia, tax file number: nine digits, modulo 11."""
+    return weighted(d, (1, 4, 3, 7, 5, 8, 6, 9, 10)) % 11 == 0
+
+
 def cpf(d: str) -> bool:
     """Brazil: two check digits, modulo 11; eleven equal digits pass the sum and are none."""
     if len(set(d)) == 1:
@@ -130,7 +135,13 @@ def chinese(value: str) -> bool:
 
 def vin(value: str) -> bool:
     """North America, vehicle identification number: the ninth character is the weighted sum modulo 11 (49 CFR 565)."""
-    letters = dict(zip("ABCDEFGHJKLMNPRSTUVWXYZ", (1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 7, 9, 2, 3, 4, 5, 6, 7, 8, 9), strict=True))
+    letters = dict(
+        zip(
+            "ABCDEFGHJKLMNPRSTUVWXYZ",
+            (1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 7, 9, 2, 3, 4, 5, 6, 7, 8, 9),
+            strict=True,
+        )
+    )
     weights = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
     total = sum((int(c) if c.isdigit() else letters[c]) * w for c, w in zip(value, weights, strict=True))
     return "0123456789X"[total % 11] == value[8]

@@ -36,15 +36,23 @@ _AMBIGUOUS = frozenset(_WORDS.strip("|").split("|"))
 """Top-level domains that are words: `end.In` is two sentences without a space between them, not a host."""
 _LABELS = re.compile(r"[\w.-]{1,253}")  # on the reversed text before the dot
 _TAIL = re.compile(r"(?::\d{1,5})?(?:[/?#][^\s<>\"'“”‘’]{0,2000})?")
-_SCHEME = re.compile(r"(?:https?|ftps?|sftp|wss?|ssh|file|mailto)://[^\s<>\"“”]{1,2000}|\bwww\d?\.[^\s<>\"“”]{3,2000}", re.I)
+_SCHEME = re.compile(
+    r"(?:https?|ftps?|sftp|wss?|ssh|file|mailto)://[^\s<>\"“”]{1,2000}|\bwww\d?\.[^\s<>\"“”]{3,2000}", re.I
+)
 _CLOSING = ".,;:!?)]}'\"*>…"
 
 _IPV4 = re.compile(
     r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?::\d{1,5}|/\d{1,2})?(?![\w]|\.\d)"
 )
-_IPV6 = re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]*:)[0-9A-Fa-f:]{3,39}(?:(?<=:)(?:\d{1,3}\.){3}\d{1,3})?")
+_IPV6 = re.compile(
+    r"(?<![\w:.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]*:)[0-9A-Fa-f:]{3,39}(?:(?<=:)(?:\d{1,3}\.){3}\d{1,3})?"
+)
 _ZONE = re.compile(r"%[\w.-]{1,20}|/\d{1,3}")
-_MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])|(?<![\w.])(?:[0-9a-f]{4}\.){2}[0-9a-f]{4}(?![\w.])", re.I)
+_MAC = re.compile(
+    r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])|(?<![\w.])"
+    r"(?:[0-9a-f]{4}\.){2}[0-9a-f]{4}(?![\w.])",
+    re.I,
+)
 
 
 def find(text: str) -> Iterator[Span]:
@@ -101,7 +109,9 @@ def _urls(text: str) -> Iterator[Span]:
         name = text[start : dot.start()]
         if not name or text[start - 1 : start] in ("@", "/") or ".." in name:
             continue
-        if dot[0][1:].lower() in _AMBIGUOUS and not (end > dot.end() or "." in name or dot[0].islower() and "-" in name):
+        if dot[0][1:].lower() in _AMBIGUOUS and not (
+            end > dot.end() or "." in name or (dot[0].islower() and "-" in name)
+        ):
             continue
         if dot[0][1:2].isupper() and not dot[0][1:].isupper():
             continue  # `word.In` and `word.Com`: a missing space
@@ -122,7 +132,7 @@ def _ipv6(text: str) -> Iterator[Span]:
         value, end = found[0], found.end()
         if value.endswith(":") and not value.endswith("::"):
             value, end = value[:-1], end - 1
-        if text[end : end + 1].isalnum() or sum(c.isalnum() for c in value) < 3 and value != "::1":
+        if text[end : end + 1].isalnum() or (sum(c.isalnum() for c in value) < 3 and value != "::1"):
             continue
         try:
             ipaddress.IPv6Address(value)

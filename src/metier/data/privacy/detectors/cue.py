@@ -15,29 +15,52 @@ WINDOW_CHARACTERS = 48
 
 CUES: tuple[tuple[str, str], ...] = (
     ("FAX", r"fax(?:es|ed)?|telefax"),
-    ("PHONE", r"(?:tele)?phones?|tel|telephone|mobile|cell(?:phone)?|call(?:ed|ing)?(?: (?:me|us|him|her|them))?|dial"
-     r"|whats ?app|sms|landline|hotline|helpline|voicemail|pager|beeper|ring|reach(?:ed)?|contact(?:ed)?|text(?: me)?"
-     r"|answering|handy|téléphone|portable|teléfono|móvil|telefon|mobil|cel(?:ular)?|telefoon"),
+    (
+        "PHONE",
+        r"(?:tele)?phones?|tel|telephone|mobile|cell(?:phone)?|call(?:ed|ing)?(?: (?:me|us|him|her|them))?|dial"
+        r"|whats ?app|sms|landline|hotline|helpline|voicemail|pager|beeper|ring|reach(?:ed)?|contact(?:ed)?|text(?:"
+        r" me)?"
+        r"|answering|handy|téléphone|portable|teléfono|móvil|telefon|mobil|cel(?:ular)?|telefoon",
+    ),
     ("SSN", r"ssn|ss ?#|ss no|social(?: security)?(?: (?:number|no|num))?|soc(?:ial)? sec"),
-    ("CARD", r"(?:credit|debit|bank|payment|gift|master)? ?cards?|visa|mastercard|amex|american express|discover|cc"
-     r"|maestro|pan"),
+    (
+        "CARD",
+        r"(?:credit|debit|bank|payment|gift|master)? ?cards?|visa|mastercard|amex|american express|discover|cc"
+        r"|maestro|pan",
+    ),
     ("IBAN", r"iban"),
-    ("MRN", r"mrn|mr ?#|m\.r\.n|medical[- ]record|hospital (?:number|no|id)|chart|patient(?: (?:id|identifier|number|no))"
-     r"|record (?:number|no)|pt id|unit (?:number|no)|encounter|specimen|accession|case (?:number|no)"),
-    ("HEALTH_PLAN", r"medicare|medicaid|health[- ]plan|beneficiary|insurance|insured|member(?:ship)?|subscriber|policy"
-     r"|group (?:number|no|id)|mbi|hicn|versichertennummer"),
-    ("ACCOUNT", r"accounts?|acct|a/c|routing|sort[- ]code|bic|swift|customer|client|kunden(?:nummer|nr)|konto(?:nummer)?"
-     r"|invoice|order|transaction|reference|ref|confirmation|booking|loan|mortgage|aba"),
+    (
+        "MRN",
+        r"mrn|mr ?#|m\.r\.n|medical[- ]record|hospital (?:number|no|id)|chart|patient(?: (?:id|identifier|number|no))"
+        r"|record (?:number|no)|pt id|unit (?:number|no)|encounter|specimen|accession|case (?:number|no)",
+    ),
+    (
+        "HEALTH_PLAN",
+        r"medicare|medicaid|health[- ]plan|beneficiary|insurance|insured|member(?:ship)?|subscriber|policy"
+        r"|group (?:number|no|id)|mbi|hicn|versichertennummer",
+    ),
+    (
+        "ACCOUNT",
+        r"accounts?|acct|a/c|routing|sort[- ]code|bic|swift|customer|client|kunden(?:nummer|nr)|konto(?:nummer)?"
+        r"|invoice|order|transaction|reference|ref|confirmation|booking|loan|mortgage|aba",
+    ),
     ("LICENSE", r"licen[cs]e|dl|driver'?s|drivers|certificate|cert|registration|dea|npi|permit|führerschein|upin"),
     ("VEHICLE", r"vin|chassis|vehicle|license plate|licence plate|number plate|plate|kennzeichen|tag (?:number|no)"),
     ("DEVICE", r"serial|s/n|sn|imei|imsi|iccid|udi|device|model (?:number|no)|lot|mac|pacemaker|implant|lead"),
     ("PASSPORT", r"passports?|reisepass|passeport|pasaporte"),
-    ("NATIONAL_ID", r"national (?:id|identity|insurance)|identity (?:card|number)|nhs|nino|aadhaar|aadhar|cpf|dni|nie"
-     r"|nif|bsn|pesel|sin|tfn|tin|itin|ein|tax(?:payer)?|steuer(?:nummer|[- ]?id)?|codice fiscale|personnummer|cpr|nir"
-     r"|id[- ]?card|ni number|vat|ustid"),
+    (
+        "NATIONAL_ID",
+        r"national (?:id|identity|insurance)|identity (?:card|number)|nhs|nino|aadhaar|aadhar|cpf|dni|nie"
+        r"|nif|bsn|pesel|sin|tfn|tin|itin|ein|tax(?:payer)?|steuer(?:nummer|[- ]?id)?|codice fiscale|personnummer"
+        r"|cpr|nir"
+        r"|id[- ]?card|ni number|vat|ustid",
+    ),
     ("ZIP", r"zip(?:[- ]?codes?)?|post(?:al)?[- ]?codes?|plz|code postal"),
-    ("OTHER_ID", r"id|identifier|identification|employee|student|badge|ticket|user|username|login|pin|passcode|token"
-     r"|claim|file|study|subject|participant"),
+    (
+        "OTHER_ID",
+        r"id|identifier|identification|employee|student|badge|ticket|user|username|login|pin|passcode|token"
+        r"|claim|file|study|subject|participant",
+    ),
 )
 """Kind → its cues, the more telling ones first among words of one length."""
 
@@ -46,7 +69,8 @@ _PATTERN = re.compile(
     r"(?=[\s.:#=\-–/()'’s\"*]{0,6}"
     r"(?:(?:number|numbers|num|no|nr|nummer|id|code|is|are|was|of|the|my|our|his|her|it|at|on|to|as|for|ending|in|with"
     r"|me|us|them|following|new|old|called|reads|card|account|plate|and|or|please|current|this|that|by"
-    r"|home|work|cell|office|line|be|can|you|s|ext|directly|toll|free|back)(?![^\W\d_])[\s.:#=\-–/()'’\"*]{0,6}){0,6}$)",
+    r"|home|work|cell|office|line|be|can|you|s|ext|directly|toll|free|back)"
+    r"(?![^\W\d_])[\s.:#=\-–/()'’\"*]{0,6}){0,6}$)",
     re.IGNORECASE,
 )
 _DIGITS = re.compile(r"\d[A-Za-z0-9]*")

@@ -1,4 +1,4 @@
-"""Numbers that only the words before them explain: records, insurance, accounts, licences, vehicles, devices, passports.
+"""Numbers that only the words before them explain: of records, insurance, accounts, licences, devices, passports.
 
 The value is a token with a digit; its cue says which kind it is. Formats that speak for themselves need no cue: UUIDs,
 vehicle identification numbers with a right check character.
@@ -21,7 +21,8 @@ _UUID = re.compile(r"(?<![\w-])[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}(?![\w
 _VIN = re.compile(r"(?<![A-Za-z0-9])(?=[A-Z]*\d)[A-HJ-NPR-Z0-9]{17}(?![A-Za-z0-9])")
 _PLATE = re.compile(r"(?<![\w-])[A-ZÄÖÜ0-9]{1,4}(?:[ -][A-ZÄÖÜ0-9]{1,4}){1,2}(?![\w-])")
 _AMOUNT = re.compile(
-    r"\s?(?:%|mg|ml|kg|km|cm|mm|g|lbs?|oz|miles?|hours?|minutes?|days?|weeks?|months?|years?|times|dollars?|usd|eur|euros?"
+    r"\s?(?:%|mg|ml|kg|km|cm|mm|g|lbs?|oz|miles?|hours?|minutes?|days?|weeks?|months?|years?|times|dollars?|usd|eur"
+    r"|euros?"
     r"|€|\$|£|people|percent|st|nd|rd|th)(?![^\W_])",
     re.IGNORECASE,
 )
@@ -40,15 +41,15 @@ def find(text: str) -> Iterator[Span]:
             yield Span(*found.span(), "VEHICLE")
     done = 0
     for start in starts_of_numbers(text):
-        if start < done or (found := _VALUE.match(text, start)) is None:
+        match = _VALUE.match(text, start) if start >= done else None
+        if match is None:
             continue
-        done = found.end()
-        value = found[0]
-        if len(value) < 4 or _YEAR.match(value) or not _number_like(value) or _AMOUNT.match(text, found.end()):
+        done, value = match.end(), match[0]
+        if len(value) < 4 or _YEAR.match(value) or not _number_like(value) or _AMOUNT.match(text, match.end()):
             continue
-        kind = cue_of(text, found.start())
+        kind = cue_of(text, match.start())
         if kind in _KINDS:
-            yield Span(*found.span(), "ACCOUNT" if kind == "CARD" else kind)
+            yield Span(*match.span(), "ACCOUNT" if kind == "CARD" else kind)
     if "late" in text or "registr" in text or "ennzeichen" in text:
         for found in _PLATE.finditer(text):
             if any(map(str.isdigit, found[0])) and cue_of(text, found.start()) in ("VEHICLE", "LICENSE"):

@@ -18,7 +18,8 @@ _MONTHS = (
     "|januari|februari|maart|mei|augustus|janeiro|fevereiro|março|maio|junho|julho|setembro|outubro|novembro|dezembro"
 )
 _DAYS = (
-    r"(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|montag|dienstag|mittwoch|donnerstag|freitag|samstag"
+    r"(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|montag|dienstag|mittwoch|donnerstag|freitag"
+    r"|samstag"
     r"|sonntag|lundi|mardi|mercredi|jeudi|vendredi|samedi|dimanche"
 )
 _TIME = (
@@ -40,9 +41,10 @@ _NUMERIC = re.compile(
     rf"(?![\d/-]|\.\d){_TIME}(?!\w)"
 )
 _NAMED = re.compile(
-    rf"(?<![\w.])(?=[\dJFMASONDEGIjfmasondegi])(?:{_DAY}[- ]?(?:{_MONTHS})[- ]?(?:{_YEAR}|\d{{2}})(?!\d)"  # 05-Mar-2020, 05MAR20
-    rf"|{_ORDINAL}\s?(?:of\s+|de\s+|day of\s+)?(?:{_MONTHS})\.?(?:(?:,|\s+de|\s+del|\s+of)?\s*(?:{_YEAR}|'\d{{2}}))?"  # 5th of March, 2020
-    rf"|(?:{_MONTHS})\.?[- ](?:the\s+)?{_ORDINAL}(?:[-–]{_ORDINAL})?(?!\d|[.,]?\d|:)(?:,?[-\s]+(?:{_YEAR}|'\d{{2}})(?!\d))?"
+    rf"(?<![\w.])(?=[\dJFMASONDEGIjfmasondegi])(?:{_DAY}[- ]?(?:{_MONTHS})[- ]?(?:{_YEAR}|\d{{2}})(?!\d)"
+    rf"|{_ORDINAL}\s?(?:of\s+|de\s+|day of\s+)?(?:{_MONTHS})\.?(?:(?:,|\s+de|\s+del|\s+of)?\s*(?:{_YEAR}|'\d{{2}}))?"
+    rf"|(?:{_MONTHS})\.?[- ](?:the\s+)?{_ORDINAL}(?:[-–]{_ORDINAL})?(?!\d|[.,]?\d|:)(?:,?[-\s]+(?:{_YEAR}|'\d{{2}})"
+    rf"(?!\d))?"
     rf"|{_YEAR}[- ](?:{_MONTHS})[- ]{_ORDINAL}"  # 2020-Mar-05
     rf"|(?:{_MONTHS})\.?,?(?:\s+of)?[\s-]+(?:{_YEAR}|'\d{{2}})(?!\d)"  # March 2020
     rf")(?![^\W\d_]){_TIME}",
@@ -50,21 +52,30 @@ _NAMED = re.compile(
 )
 _WEEKDAY_ALONE = re.compile(r"(?<![^\W\d_])(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day(?![^\W\d_])", re.IGNORECASE)
 _WEEKDAY_BEFORE = re.compile(rf"(?<![^\W\d_])(?:{_DAYS})\.?,?\s+(?:the\s+|den\s+|le\s+)?$", re.IGNORECASE)
+_ORDINAL_WORDS = (
+    "first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|thirteenth|fourteenth|fifteenth"
+    "|sixteenth|seventeenth|eighteenth|nineteenth|twentieth|thirtieth"
+)
+_DAY_IN_WORDS = rf"(?:(?:twenty|thirty)[- ])?(?:{_ORDINAL_WORDS})"
 _SPELT = re.compile(
-    rf"(?<![^\W\d_])(?:(?:{_MONTHS})\s+(?:the\s+)?{{ordinal}}|(?:the\s+)?{{ordinal}}\s+(?:day\s+)?of\s+(?:{_MONTHS}))(?![^\W\d_])"
-    rf"(?:,?\s+{_YEAR})?".replace(
-        "{ordinal}",
-        r"(?:(?:twenty|thirty)[- ])?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth"
-        r"|thirteenth|fourteenth|fifteenth|sixteenth|seventeenth|eighteenth|nineteenth|twentieth|thirtieth)",
-    ),
+    rf"(?<![^\W\d_])(?:(?:{_MONTHS})\s+(?:the\s+)?{_DAY_IN_WORDS}"
+    rf"|(?:the\s+)?{_DAY_IN_WORDS}\s+(?:day\s+)?of\s+(?:{_MONTHS}))(?![^\W\d_])(?:,?\s+{_YEAR})?",
     re.IGNORECASE,
 )
-_SHORT = re.compile(rf"(?<![\w./$-])(?=\d)(?:{_MONTH}/{_DAY}|{_DAY}/{_MONTH}|{_MONTH}/{_YEAR}|{_YEAR}[-/]{_MONTH})(?![\w/]|[.-]\d)")
-_SHORT_CUE = re.compile(r"(?:\b(?:on|since|until|till|by|from|before|after|born|dob|date|due|expir\w*|exp|dated|admitted|discharged|seen|visit|of birth)\W{1,3}(?:is\W{1,2}|was\W{1,2})?)$", re.I)
+_SHORT = re.compile(
+    rf"(?<![\w./$-])(?=\d)(?:{_MONTH}/{_DAY}|{_DAY}/{_MONTH}|{_MONTH}/{_YEAR}|{_YEAR}[-/]{_MONTH})(?![\w/]|[.-]\d)"
+)
+_SHORT_CUE = re.compile(
+    r"(?:\b(?:on|since|until|till|by|from|before|after|born|dob|date|due|expir\w*|exp|dated|admitted|discharged|seen"
+    r"|visit|of birth)\W{1,3}(?:is\W{1,2}|was\W{1,2})?)$",
+    re.I,
+)
 _TENS = r"(?:ninety(?:[- ](?:one|two|three|four|five|six|seven|eight|nine))?|(?:one|a)\s+hundred(?:\s+and\s+\w{3,12})?)"
 _AGE = re.compile(
-    rf"(?<![\w.])(?P<a>9\d|1[0-2]\d|{_TENS})(?=[- ]?(?:years?|yrs?)[- ]?(?:old|of age)|\s?(?:y/o|yo\b|y\.o\.)|-year-old)"
-    rf"|(?:\bage[ds]?|\bturn(?:ed|s|ing)|\bat the age of)\W{{1,3}}(?:of\s+|is\s+)?(?P<b>9\d|1[0-2]\d|{_TENS})(?![\w/-]|[.,]\d)",
+    rf"(?<![\w.])(?P<a>9\d|1[0-2]\d|{_TENS})(?=[- ]?(?:years?|yrs?)[- ]?(?:old|of age)|\s?(?:y/o|yo\b|y\.o\.)"
+    rf"|-year-old)"
+    rf"|(?:\bage[ds]?|\bturn(?:ed|s|ing)|\bat the age of)\W{{1,3}}(?:of\s+|is\s+)?(?P<b>9\d|1[0-2]\d|{_TENS})"
+    rf"(?![\w/-]|[.,]\d)",
     re.IGNORECASE,
 )
 
@@ -88,21 +99,25 @@ def find(text: str, *, digits: bool = True) -> Iterator[Span]:
     if months and not words.isdisjoint(_ORDINALS):
         for found in _SPELT.finditer(text):
             yield Span(*found.span(), "DATE")
-    if (digits or "hundred" in words or any(word.startswith("ninety") for word in words)) and not words.isdisjoint(_AGE_WORDS):
+    if (digits or "hundred" in words or any(word.startswith("ninety") for word in words)) and not words.isdisjoint(
+        _AGE_WORDS
+    ):
         for found in _AGE.finditer(text):
             yield Span(*found.span("a" if found["a"] else "b"), "AGE")
 
 
-_TELLING = re.compile(r"[Dd](?:ay|AY)\b|[Nn]inety|[Hh]undred|(?:th|st|nd|rd|TH|ST|ND|RD) (?:day )?(?:of|OF) |\b(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]|\bMay\b")
+_TELLING = re.compile(
+    r"[Dd](?:ay|AY)\b|[Nn]inety|[Hh]undred|(?:th|st|nd|rd|TH|ST|ND|RD) (?:day )?(?:of|OF) |\b(?:Jan|Feb|Mar|Apr|Jun"
+    r"|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]|\bMay\b"
+)
 """What a date or a high age in words cannot be without."""
 _WORD = re.compile(r"[^\W\d_]+")
 _MONTH_NAMES = frozenset(_MONTHS.split("|"))
-_WEEKDAYS = frozenset("monday tuesday wednesday thursday friday saturday sunday".split())
-_ORDINALS = frozenset(
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth"
-    " sixteenth seventeenth eighteenth nineteenth twentieth thirtieth".split()
+_WEEKDAYS = frozenset(f"{day}day" for day in ("mon", "tues", "wednes", "thurs", "fri", "satur", "sun"))
+_ORDINALS = frozenset(_ORDINAL_WORDS.split("|"))
+_AGE_WORDS = frozenset(
+    ("age", "aged", "ages", "year", "years", "yr", "yrs", "yo", "y", "turned", "turns", "turning", "turn", "old")
 )
-_AGE_WORDS = frozenset("age aged ages year years yr yrs yo y turned turns turning turn old".split())
 
 
 def _with_weekday(text: str, start: int) -> int:

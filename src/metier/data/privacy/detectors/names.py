@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import pairwise
 
 from metier.data.privacy import lexicon as lex
 from metier.data.privacy.spans import Span
@@ -21,12 +22,31 @@ _RUN = re.compile(r"(?:T\.?)*(?:(?<=[T.])x(?=[SM]))?[SMmCcIiAOrRu](?:(?:[.'-]|\.
 _CERTAIN = re.compile(r"[SMm]")
 _JOINED = re.compile(r",?&|,")
 _STRONG_CUE = re.compile(
-    r"(?:[Nn](?:ame|AME)(?:'s|\s{1,3}(?:is|was|of)\b|\s{0,3}[:=])|(?<=[Cc]all)\s{1,3}(?:me|him|her|them)\b|[Nn]amed\b|[Cc]alled\b"
-    r"|\bknown\s{1,3}as\b|\bgoes\s{1,3}by\b|\bnée\b|(?<=\n)(?:[Ff]rom|[Tt]o|[Cc][Cc]|[Aa]ttn|[Dd]ear|[Pp]atient|[Pp]rovider)\s?:)"
+    r"(?:[Nn](?:ame|AME)(?:'s|\s{1,3}(?:is|was|of)\b|\s{0,3}[:=])|(?<=[Cc]all)\s{1,3}(?:me|him|her|them)\b"
+    r"|[Nn]amed\b|[Cc]alled\b"
+    r"|\bknown\s{1,3}as\b|\bgoes\s{1,3}by\b|\bnée\b|(?<=\n)(?:[Ff]rom|[Tt]o|[Cc][Cc]|[Aa]ttn|[Dd]ear|[Pp]atient"
+    r"|[Pp]rovider)\s?:)"
     r"\s{0,8}[\"']?(?=[^\W\d_])"
 )
-_CUE_PARTS = ("ame", "NAME", "alled", "all ", "known as", "goes by", "née", "rom:", "o:", "c:", "tn:", "ar:", "nt:", "er:")
-_SUFFIX = re.compile(r"(?:,?\s{1,2}(?:Jr|Sr|II|III|IV|MD|PhD|DDS|DVM|Esq|RN|DO|MPH|MBA|CPA|M\.D|Ph\.D)\b\.?)+", re.IGNORECASE)
+_CUE_PARTS = (
+    "ame",
+    "NAME",
+    "alled",
+    "all ",
+    "known as",
+    "goes by",
+    "née",
+    "rom:",
+    "o:",
+    "c:",
+    "tn:",
+    "ar:",
+    "nt:",
+    "er:",
+)
+_SUFFIX = re.compile(
+    r"(?:,?\s{1,2}(?:Jr|Sr|II|III|IV|MD|PhD|DDS|DVM|Esq|RN|DO|MPH|MBA|CPA|M\.D|Ph\.D)\b\.?)+", re.IGNORECASE
+)
 _WORDS_BEHIND = 3
 
 
@@ -52,7 +72,7 @@ def find(tokens: Tokens, classes: str) -> Iterator[Span]:
 class _Run:
     """Neighbouring tokens that may be one name."""
 
-    __slots__ = ("certain", "classes", "first", "last", "organization", "titled", "title", "tokens")
+    __slots__ = ("certain", "classes", "first", "last", "organization", "title", "titled", "tokens")
 
     def __init__(self, tokens: Tokens, classes: str, first: int, last: int) -> None:
         self.tokens, self.classes, self.first, self.last = tokens, classes, first, last
@@ -67,7 +87,11 @@ class _Run:
             self.titled |= self.tokens.word(self.first).lower() in lex.SPOKEN_TITLES
             if len(found) == skip:
                 break
-            self.title = self.first if self.title < 0 and self.tokens.word(self.first).lower() in lex.SPOKEN_TITLES else self.title
+            self.title = (
+                self.first
+                if self.title < 0 and self.tokens.word(self.first).lower() in lex.SPOKEN_TITLES
+                else self.title
+            )
             self.first += skip
             found = found[skip:]
         if found.endswith("O") and len(found) > 1:
@@ -86,7 +110,11 @@ class _Run:
         before = self.tokens.word(self.first - 1).lower() if self.first else ""
         if found in ("A", "A-A"):
             return before in lex.PLACE_CUES or before in lex.PLACE_WORDS
-        if found != "c" or before in lex.DETERMINERS or self.classes[self.first - 1 : self.first] not in ("x", ",", "&", ":"):
+        if (
+            found != "c"
+            or before in lex.DETERMINERS
+            or self.classes[self.first - 1 : self.first] not in ("x", ",", "&", ":")
+        ):
             return False
         return self.classes[self.last : self.last + 1] not in ("-", "A", "n", "E", "X", "T")
 
@@ -99,7 +127,11 @@ class _Run:
             if self.classes[self.first] == "I" and (share(word) or 0) >= 0.02:
                 break
             self.first += 1
-        while self.last - self.first > 1 and self.classes[self.last - 1] in "ru" and self.tokens.word(self.last - 1).islower():
+        while (
+            self.last - self.first > 1
+            and self.classes[self.last - 1] in "ru"
+            and self.tokens.word(self.last - 1).islower()
+        ):
             self.last -= 1
         while self.last - self.first > 1 and self.classes[self.first] in ".'-":
             self.first += 1
@@ -121,7 +153,7 @@ class _Run:
 def _spread(runs: list[_Run], classes: str) -> None:
     """Make names of the capitals that a list joins to a name: `Sousa and Ball`, `Kovalev, Lee and Phillips`."""
     for ordered in (runs, runs[::-1]):
-        for here, there in zip(ordered, ordered[1:], strict=False):
+        for here, there in pairwise(ordered):
             if not here.certain or there.certain:
                 continue
             left, right = (here, there) if here.first < there.first else (there, here)
@@ -152,7 +184,12 @@ def _small_names(tokens: Tokens, classes: str, cued: set[int]) -> Iterator[Span]
         while last < min(index + _WORDS_BEHIND, len(classes)) and classes[last] in "xCcP":
             word = tokens.word(last).lower()
             known = share(word)
-            if word in lex.FUNCTION or word in lex.LOWER_NEVER or (known is not None and known < MAYBE) or len(word) < 3:
+            if (
+                word in lex.FUNCTION
+                or word in lex.LOWER_NEVER
+                or (known is not None and known < MAYBE)
+                or len(word) < 3
+            ):
                 break
             last += 1
         if last > index:

@@ -60,7 +60,7 @@ NUMBERS: tuple[Number, ...] = (
     _number("PT", "NIF", r"\d{3}( ?)\d{3}\1\d{3}", checksums.nif, "cue"),
     _number("BR", "CPF", r"\d{3}(\.?)\d{3}\1\d{3}-?\d{2}", checksums.cpf, "form"),
     _number("CA", "SIN", r"\d{3}([ -]?)\d{3}\1\d{3}", checksums.luhn, "cue"),
-    _number("AU", "TFN", r"\d{3} ?\d{3} ?\d{3}", lambda d: checksums.weighted(d, (1, 4, 3, 7, 5, 8, 6, 9, 10)) % 11 == 0, "cue"),
+    _number("AU", "TFN", r"\d{3} ?\d{3} ?\d{3}", checksums.tfn, "cue"),
     _number("IN", "Aadhaar", r"[2-9]\d{3}([ -]?)\d{4}\1\d{4}", checksums.verhoeff, "form"),
     _number("IN", "PAN", r"[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z]", _always, "alone"),
     _number("CN", "resident identity number", r"[1-9]\d{5}(?:19|20)\d{9}[\dXx]", checksums.chinese, "alone"),
@@ -69,31 +69,33 @@ NUMBERS: tuple[Number, ...] = (
     _number("US", "EIN", r"\d{2}-\d{7}", _always, "cue"),
 )  # fmt: skip
 
-_CANDIDATE = re.compile(
-    r"(?<![\w.-])(?=[^\W_]{0,6} ?\d)[A-Za-z0-9]{1,18}(?:[ .+-][A-Za-z0-9]{1,6}){0,7}"
-)
+_CANDIDATE = re.compile(r"(?<![\w.-])(?=[^\W_]{0,6} ?\d)[A-Za-z0-9]{1,18}(?:[ .+-][A-Za-z0-9]{1,6}){0,7}")
 _PLAIN = re.compile(r"[ .+-]")
 
 
 def find(text: str) -> Iterator[Span]:
     """Yield national numbers whose checksum fits."""
-    done = 0
     reached = 0
     for start in starts_of_numbers(text):
-        if _PREFIX.match(text, max(0, start - 3), start):  # `QQ 12 34 56 C`
-            start -= 3
         if start < reached or (candidate := _CANDIDATE.match(text, start)) is None:
             continue
         reached = candidate.end()
         if sum(map(str.isdigit, candidate[0])) < 6 and not _PAN_LIKE.match(candidate[0]):
             continue
-        for number in NUMBERS:
-            found = number.pattern.match(text, candidate.start())
-            if found is None or found.start() < done or not _fits(number, text, found):
-                continue
-            yield Span(*found.span(), "NATIONAL_ID")
-            done = found.end()
-            break
+        spaced = _PREFIX.match(text, max(0, start - 3), start) is not None  # `QQ 12 34 56 C`
+        found = _first(text, start - 3) if spaced else None
+        if found := found or _first(text, start):
+            reached = max(found.end, start + 1)
+            yield found
+
+
+def _first(text: str, start: int) -> Span | None:
+    """Return the first number of the table that fits at a place."""
+    for number in NUMBERS:
+        found = number.pattern.match(text, start)
+        if found is not None and _fits(number, text, found):
+            return Span(*found.span(), "NATIONAL_ID")
+    return None
 
 
 _PREFIX = re.compile(r"(?<![^\W_])[A-Za-z]{2} $")

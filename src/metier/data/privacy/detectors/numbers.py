@@ -14,7 +14,8 @@ from metier.data.privacy.detectors.cue import cue_of
 from metier.data.privacy.spans import Span
 
 _CARD = re.compile(
-    r"(?<![\w.])(?<!\d[ -])(?:\d{4}([ -]{1,2}|[.])\d{4}\1\d{4}\1\d{1,7}(?:\1\d{3})?|\d{4}([ -])\d{6}\2\d{4,5}|\d{12,19})(?!\w)(?![ -]\d)"
+    r"(?<![\w.])(?<!\d[ -])(?:\d{4}([ -]{1,2}|[.])\d{4}\1\d{4}\1\d{1,7}(?:\1\d{3})?|\d{4}([ -])\d{6}\2\d{4,5}"
+    r"|\d{12,19})(?!\w)(?![ -]\d)"
 )
 _IBAN_HEAD = re.compile(r"\d{2}(?=[ -]?[A-Za-z0-9])")
 _IBAN_NEXT = re.compile(r"[ -]?([A-Za-z0-9])")
@@ -44,7 +45,7 @@ def find(text: str) -> Iterator[Span]:
             yield Span(*found.span(), "CARD")
     yield from _ibans(text)
     for found in _SSN.finditer(text):
-        if found[0][0] != "9" or found[0][4] < "5":  # else an ITIN (national.py)
+        if not (found[0][0] == "9" and found[1] == "-" and found[0][4] >= "5"):  # else an ITIN (national.py)
             yield Span(*found.span(), "SSN")
     for found in _NINE.finditer(text):
         if cue_of(text, found.start()) == "SSN":
@@ -65,7 +66,5 @@ def _ibans(text: str) -> Iterator[Span]:
         if not characters.isascii() or sum(map(str.isdigit, characters)) < 6:
             continue
         whole = length is not None and len(characters) == length and not text[end : end + 1].isalnum()
-        if (whole and mod97(characters)) or (
-            len(characters) >= 15 and cue_of(text, start) == "IBAN"
-        ):
+        if (whole and mod97(characters)) or (len(characters) >= 15 and cue_of(text, start) == "IBAN"):
             yield Span(start, end, "IBAN")

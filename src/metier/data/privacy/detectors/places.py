@@ -16,10 +16,13 @@ from metier.data.privacy.tokens import Tokens
 
 _RUN = re.compile(
     r"[nSMmCcIRrUuZzKkaiAO]"
-    r"(?:(?:[,.#/'()-]{1,3}|[,.]{0,2}\|{1,2}[\";!]{0,4},?|[xP]{1,3}\.?(?=[Rr])|P{1,3}\.?|\.?&(?=[SMCcKkn]{1,4}[Rrn])|,?T\.?|E{1,2}(?=[Rr])"
+    r"(?:(?:[,.#/'()-]{1,3}|[,.]{0,2}\|{1,2}[\";!]{0,4},?|[xP]{1,3}\.?(?=[Rr])|P{1,3}\.?|\.?&(?=[SMCcKkn]{1,4}[Rrn])"
+    r"|,?T\.?|E{1,2}(?=[Rr])"
     r"|)[nSMmCcIRrUuZzKkaiAO])*"
 )
-_FOLDED_RUN = re.compile(_RUN.pattern.replace("|)[nSM", r"|[,|]{0,2}[\";!]{0,4}x{1,2},?\|{0,2}[\";!]{0,4}(?=[Kkz])|)[nSM"))
+_FOLDED_RUN = re.compile(
+    _RUN.pattern.replace("|)[nSM", r"|[,|]{0,2}[\";!]{0,4}x{1,2},?\|{0,2}[\";!]{0,4}(?=[Kkz])|)[nSM")
+)
 """Without capitals an ordinary word may be a town: it belongs to the run when a country or a state follows."""
 _EVIDENCE = (
     (re.compile(r"R"), 3),
@@ -36,7 +39,8 @@ _EVIDENCE = (
 )
 _STREET = re.compile(r"[SM][.'-]?[Rr]|R[P.]{0,3}[SM]|[Cc]R")
 _CUE = re.compile(
-    r"(?:\baddress(?:es)?|\bliv(?:es?|ed|ing)|\breside[sd]?|\blocated|\bsen[dt]|\bship(?:ped)?|\bdeliver(?:ed)?|\bmove[d]?"
+    r"(?:\baddress(?:es)?|\bliv(?:es?|ed|ing)|\breside[sd]?|\blocated|\bsen[dt]|\bship(?:ped)?|\bdeliver"
+    r"(?:ed)?|\bmove[d]?"
     r"|\bmeet|\breturn(?:ed)?|\bmail(?:ed)?|\bcorner|\bstreet|\boffice|\barrive[sd]?|\bhome|\bstay(?:s|ing)?|\bhouse"
     r"|\bwhere)\b[^.!?]{0,30}$",
     re.IGNORECASE,
@@ -44,9 +48,13 @@ _CUE = re.compile(
 _WORD = re.compile(r"[SMmCcRUKkZ]")
 _CORNER = re.compile(r"\b(?:the )?(?:corner|intersection) of (?:the )?$", re.IGNORECASE)
 _ZIP_PLUS = re.compile(r"(?<![\w.,$€£/-])\d{5}-\d{4}(?![\w-])")
-_POSTCODE = re.compile(r"(?<!\w)(?:[A-Z]{1,2}\d[A-Z\d]? ?\d[ABD-HJLNP-UW-Z]{2}|[ABCEGHJ-NPRSTVXY]\d[A-Z] ?\d[A-Z]\d)(?!\w)")
+_POSTCODE = re.compile(
+    r"(?<!\w)(?:[A-Z]{1,2}\d[A-Z\d]? ?\d[ABD-HJLNP-UW-Z]{2}|[ABCEGHJ-NPRSTVXY]\d[A-Z] ?\d[A-Z]\d)(?!\w)"
+)
 _ZIP_CUED = re.compile(
-    r"\b(?:zip|post(?:al)?|area)[ -]?(?:codes?)?\W{0,3}(?:(?:is|was|number|of)\W{1,3}){0,3}([A-Z\d][A-Z\d -]{1,8}[A-Z\d])(?!\w)", re.IGNORECASE
+    r"\b(?:zip|post(?:al)?|area)[ -]?(?:codes?)?\W{0,3}(?:(?:is|was|number|of)\W{1,3}){0,3}"
+    r"([A-Z\d][A-Z\d -]{1,8}[A-Z\d])(?!\w)",
+    re.IGNORECASE,
 )
 _NEED = 3
 
@@ -94,7 +102,8 @@ def _is_address(tokens: Tokens, first: int, last: int) -> bool:
         if tokens.folded:
             return bool(re.search(r"[SM][.'-]?R|R[P.]{0,3}S", run))
         return bool(_STREET.search(run)) or bool(
-            re.search(r"[Cc]r", run) and any(_capital(tokens, first + m.end() - 1) for m in re.finditer(r"[Cc][.'-]?r", run))
+            re.search(r"[Cc]r", run)
+            and any(_capital(tokens, first + m.end() - 1) for m in re.finditer(r"[Cc][.'-]?r", run))
         )
     score = sum(worth for pattern, worth in _EVIDENCE if pattern.search(run))
     if "n" in run and any(_endings(tokens, first, last)):
@@ -125,7 +134,11 @@ def _bounds(tokens: Tokens, first: int, last: int) -> tuple[int, int]:
     while len(lines) > 1 and not any(c in "nRrUuZzKka" for c in lines[0]):
         first += len(lines[0]) + 1
         lines = lines[1:]
-    while len(lines) > 1 and tokens.classes[last : last + 1] in _GOING_ON and lines[-1].strip('";!,') in ("C", "c", "I", "M"):
+    while (
+        len(lines) > 1
+        and tokens.classes[last : last + 1] in _GOING_ON
+        and lines[-1].strip('";!,') in ("C", "c", "I", "M")
+    ):
         last -= len(lines[-1]) + 1
         lines = lines[:-1]
     run = tokens.classes[first:last]
