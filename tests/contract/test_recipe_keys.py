@@ -186,6 +186,15 @@ OPTIONS: dict[str, Effect] = {
     "data.steps.deduplicate.threshold": Effect(
         see.rows, (0.5, 0.9), {"data.sources.0.path": "data/repeated.jsonl"}, {"match": "near"}
     ),
+    "data.steps.deidentify.profile": Effect(
+        see.rows, ("hipaa-safe-harbor", "gdpr"), {"data.sources.0.path": "data/people.jsonl"}
+    ),
+    "data.steps.deidentify.strategy": Effect(
+        see.rows, ("tag", "mask", "surrogate"), {"data.sources.0.path": "data/people.jsonl"}, refused=("E450",)
+    ),
+    "data.steps.redact_secrets.min_entropy": Effect(
+        see.rows, (3.0, 4.5), {"data.sources.0.path": "data/secrets.jsonl"}
+    ),
     "data.steps.filter_length.min_characters": Effect(see.rows, (None, 25), options={"max_characters": 60}),
     "data.steps.filter_length.max_characters": Effect(see.rows, (None, 50), options={"min_characters": 25}),
     "evaluation.metrics.ece.bins": Effect(see.figure_of_answers, (2, 15)),

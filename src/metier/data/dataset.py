@@ -11,6 +11,7 @@ The same sources, options and code give the same version: it is found, not made 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from metier.core.project import Project, digest_bytes, digest_json
 from metier.core.recipe import Recipe
 from metier.core.types import SPLITS, Example, Split
 from metier.data.labels import judge_labels
+from metier.data.privacy import vault
 from metier.data.prompt import check_version, literals
 from metier.data.quarantine import Quarantine
 from metier.data.reading import (
@@ -51,7 +53,8 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
     Raises:
         ConfigError: E210, E211 a step; E244–E248 the data section; E251, E252 `data.dataset`.
         DataError: E300–E309, E312 sources; E305 no examples; E310 too many bad rows; E320 one label; E321 a label
-            that train lacks; E322 no train rows; E323 labels of different types; E340 an altered version.
+            that train lacks; E322 no train rows; E323 labels of different types; E340 an altered version; E365 the
+            vault of surrogates.
         MachineError: E420–E422 the disk.
     """
     check_sources(recipe)
@@ -65,7 +68,8 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
     collected = collect(recipe, project, progress)
     bad_rows_file = quarantine_file(recipe, project, inputs_digest)
     _settle(collected.quarantine, bad_rows_file, recipe, project)
-    pools, steps = prepare(recipe, collected, progress)
+    with _vault(recipe, project):
+        pools, steps = prepare(recipe, collected, progress)
     previous = _previous(recipe, project)
     if progress:
         progress("looking for duplicates", 0, None)
@@ -108,6 +112,12 @@ def inputs(recipe: Recipe, project: Project) -> dict[str, Any]:
 
 
 # ───────────────────────────────────────────────────────────────────────────── steps
+
+
+def _vault(recipe: Recipe, project: Project) -> AbstractContextManager[object]:
+    """Open the vault of the dataset where a step draws surrogates."""
+    drawing = any(s.kind == "deidentify" and s.options.get("strategy") == "surrogate" for s in recipe.data.steps)
+    return vault.opened(project.private_dir / "vaults" / f"{recipe.name}.vault") if drawing else nullcontext()
 
 
 def prepare(
