@@ -14,7 +14,7 @@ from typing import Protocol
 from metier.data.privacy.detectors import contact, cues, dates, names, national, numbers, phones, places
 from metier.data.privacy.kinds import KINDS, PRIORITY, kinds_of
 from metier.data.privacy.spans import Span, merge
-from metier.data.privacy.tokens import class_at_start, masked, tokenise, usual_capitals
+from metier.data.privacy.tokens import class_at_start, class_inside, masked, tokenise, usual_capitals
 
 NUMERIC = (numbers, national, phones, cues)
 _DIGIT = re.compile(r"\d")
@@ -25,12 +25,13 @@ PIECE_CHARACTERS = 2000
 SHORT = 24
 """A line so short may be a part of an address, whatever its words are."""
 _SENTENCE = re.compile(r"\W*([^\W\d_]*)[^.!?\n]*[.!?\n]*")
-_TELLING = re.compile(r"[A-HJ-Z]|I\w|[^\x00-\x7f“”‘’—–…]|\d")
+_TELLING = re.compile(r"[A-Z]{2}|[^\x00-\x7f“”‘’—–…]|\d")
+_CAPITALISED = re.compile(r"[A-Z][\w']*")
 _SMALL = re.compile(r"[a-z]{3,}")
 _CUE = re.compile(r"[Nn]ame|[Cc]alled|call (?:me|him|her|them)|known as|goes by")
 _IN_ADDRESSES = ("ZIP", "OTHER_ID", "ACCOUNT", "LICENSE", "MRN", "HEALTH_PLAN", "VEHICLE", "DEVICE")
 """Finds that may be a part of an address: a postal code, or a number that a far cue explained wrongly."""
-_CAPITALS_SHARE = 0.01
+_CAPITALS_SHARE, _ALL_CAPITALS = 0.01, 0.85
 
 
 class Detector(Protocol):
@@ -118,7 +119,7 @@ def _pieces(text: str) -> Iterator[tuple[int, int]]:
 def _worth_reading(text: str) -> list[tuple[int, int]]:
     """Return the ranges of a text whose sentences may hold a name or a place, neighbours joined.
 
-    A sentence of small words after an ordinary first one holds none; most sentences of prose are of that kind.
+    A sentence whose capitals are ordinary words or words that name nobody holds none; most sentences of prose are of that kind.
     """
     if not usual_capitals().isdisjoint(_SMALL.findall(text)) or _CUE.search(text):
         return [(0, len(text))]
@@ -127,8 +128,9 @@ def _worth_reading(text: str) -> list[tuple[int, int]]:
         start, end = sentence.span()
         if (
             end - start > SHORT
-            and _TELLING.search(text, sentence.end(1), end) is None
+            and _TELLING.search(text, start, end) is None
             and class_at_start(sentence[1]) in "xXICE&"
+            and all(class_inside(word) in "XCE" for word in _CAPITALISED.findall(text, sentence.end(1), end))
         ):
             continue
         if ranges and ranges[-1][1] == start:
@@ -142,4 +144,4 @@ def _caseless(text: str) -> bool:
     """Return whether letters carry no case here: hardly a capital, or hardly anything else."""
     capitals = sum(map(str.isupper, text))
     letters = sum(map(str.isalpha, text))
-    return capitals <= letters * _CAPITALS_SHARE or capitals >= letters * 0.85
+    return capitals <= letters * _CAPITALS_SHARE or capitals >= letters * _ALL_CAPITALS

@@ -28,22 +28,7 @@ _STRONG_CUE = re.compile(
     r"|[Pp]rovider)\s?:)"
     r"\s{0,8}[\"']?(?=[^\W\d_])"
 )
-_CUE_PARTS = (
-    "ame",
-    "NAME",
-    "alled",
-    "all ",
-    "known as",
-    "goes by",
-    "née",
-    "rom:",
-    "o:",
-    "c:",
-    "tn:",
-    "ar:",
-    "nt:",
-    "er:",
-)
+_CUE_GATE = re.compile(r"[Nn]ame|NAME|[Cc]all|known as|goes by|née|\n[A-Za-z]{2,8}\s?:")
 _SUFFIX = re.compile(
     r"(?:,?\s{1,2}(?:Jr|Sr|II|III|IV|MD|PhD|DDS|DVM|Esq|RN|DO|MPH|MBA|CPA|M\.D|Ph\.D)\b\.?)+", re.IGNORECASE
 )
@@ -167,7 +152,7 @@ def _spread(runs: list[_Run], classes: str) -> None:
 
 def _cued(tokens: Tokens) -> set[int]:
     """Return the indexes of the tokens right behind a strong cue."""
-    if not tokens.starts or not any(map(tokens.text.__contains__, _CUE_PARTS)):
+    if not tokens.starts or not _CUE_GATE.search(tokens.text, tokens.starts[0]):
         return set()
     found = set()
     for match in _STRONG_CUE.finditer(tokens.text, tokens.starts[0], tokens.ends[-1]):
