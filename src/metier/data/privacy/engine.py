@@ -119,10 +119,10 @@ def _pieces(text: str) -> Iterator[tuple[int, int]]:
 def _worth_reading(text: str) -> list[tuple[int, int]]:
     """Return the ranges of a text whose sentences may hold a name or a place, neighbours joined.
 
-    A sentence whose capitals are ordinary words or words that name nobody holds none; most sentences of prose are of that kind.
+    A sentence whose capitals are ordinary words, or words that name nobody, holds none; much of prose is of that kind.
     """
-    if not usual_capitals().isdisjoint(_SMALL.findall(text)) or _CUE.search(text):
-        return [(0, len(text))]
+    rare = usual_capitals()
+    told = not rare.isdisjoint(_SMALL.findall(text))
     ranges: list[tuple[int, int]] = []
     for sentence in _SENTENCE.finditer(text):
         start, end = sentence.span()
@@ -130,6 +130,8 @@ def _worth_reading(text: str) -> list[tuple[int, int]]:
             end - start > SHORT
             and _TELLING.search(text, start, end) is None
             and class_at_start(sentence[1]) in "xXICE&"
+            and not (told and not rare.isdisjoint(_SMALL.findall(text, start, end)))
+            and _CUE.search(text, start, end) is None
             and all(class_inside(word) in "XCE" for word in _CAPITALISED.findall(text, sentence.end(1), end))
         ):
             continue

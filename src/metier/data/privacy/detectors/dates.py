@@ -82,7 +82,7 @@ _AGE = re.compile(
 
 def find(text: str, *, digits: bool = True) -> Iterator[Span]:
     """Yield dates and high ages; `digits` says whether the text has a digit at all."""
-    words = set(_WORD.findall(text.lower())) if digits or _TELLING.search(text) else frozenset()
+    words = set(_WORD.findall(text.lower())) if digits or any(map(text.__contains__, _TELLING)) else frozenset()
     months = not words.isdisjoint(_MONTH_NAMES)
     if digits:
         for found in _NUMERIC.finditer(text):
@@ -106,11 +106,30 @@ def find(text: str, *, digits: bool = True) -> Iterator[Span]:
             yield Span(*found.span("a" if found["a"] else "b"), "AGE")
 
 
-_TELLING = re.compile(
-    r"[Dd](?:ay|AY)\b|[Nn]inety|[Hh]undred|(?:th|st|nd|rd|TH|ST|ND|RD) (?:day )?(?:of|OF) |\b(?:Jan|Feb|Mar|Apr|Jun"
-    r"|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]|\bMay\b"
+_TELLING = (
+    "day",
+    "DAY",
+    "inety",
+    "undred",
+    *(f"{two} {word}" for two in ("th", "st", "nd", "rd") for word in ("of", "day")),
 )
-"""What a date or a high age in words cannot be without."""
+_TELLING += (
+    "TH OF",
+    "ST OF",
+    "ND OF",
+    "RD OF",
+    "Janu",
+    "Febr",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "Augu",
+    "Sept",
+)
+_TELLING += ("Octo", "Nove", "Dece")
+"""What a date or a high age in words cannot be without; without capitals, only a day `of` a month counts."""
 _WORD = re.compile(r"[^\W\d_]+")
 _MONTH_NAMES = frozenset(_MONTHS.split("|"))
 _WEEKDAYS = frozenset(f"{day}day" for day in ("mon", "tues", "wednes", "thurs", "fri", "satur", "sun"))
