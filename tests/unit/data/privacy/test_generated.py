@@ -62,6 +62,11 @@ def test_hostile_strings_take_no_time() -> None:
         assert seconds(text) < LIMIT_SECONDS, (len(text), text[:60])
 
 
+@pytest.mark.parametrize("unit", ["12 Main \n", "Mr. ", "St 12 ", "Aa +1 ", "van der ", "1 Aa\n"])
+def test_strings_that_were_slow_once_are_not(unit: str) -> None:
+    assert seconds(unit * (20_000 // len(unit))) < LIMIT_SECONDS
+
+
 def seconds(text: str) -> float:
     """The least processor time of up to three looks: a look may be interrupted, a bad pattern is slow each time."""
     least = float("inf")

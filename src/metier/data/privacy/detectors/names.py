@@ -18,7 +18,9 @@ from metier.data.privacy.spans import Span
 from metier.data.privacy.tokens import MAYBE, Tokens
 from metier.data.privacy.words import share
 
-_RUN = re.compile(r"(?:T\.?)*(?:(?<=[T.])x(?=[SM]))?[SMmCcIiAOrRu](?:(?:[.'-]|\.?P{1,3}-?|'P|)[SMmCciAOIrRu])*(?:-P)?")
+_RUN = re.compile(
+    r"(?:T\.?){0,4}(?:(?<=[T.])x(?=[SM]))?[SMmCcIiAOrRu](?:(?:[.'-]|\.?P{1,3}-?|'P|)[SMmCciAOIrRu])*(?:-P)?"
+)
 _CERTAIN = re.compile(r"[SMm]")
 _JOINED = re.compile(r",?&|,")
 _STRONG_CUE = re.compile(

@@ -34,7 +34,7 @@ _EVIDENCE = (
     (re.compile(r"[SMCcRrO][,.]?n"), 1),
     (re.compile(r"[Kk]"), 1),
     (re.compile(r"n[^n]+n"), 1),
-    (re.compile(r"n.*\|.*[SMKkZ]"), 1),
+    (re.compile(r"^[^n]*n[^|]*\|[^SMKkZ]*[SMKkZ]"), 1),
     (re.compile(r"\|[,.]?[Zz]"), 1),
 )
 _STREET = re.compile(r"[SM][.'-]?[Rr]|R[P.]{0,3}[SM]|[Cc]R")
