@@ -30,7 +30,6 @@ _YEAR = r"(?:1[5-9]|20|21)\d{2}"
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _MONTH = r"(?:0?[1-9]|1[0-2])"
 _ORDINAL = rf"{_DAY}(?:st|nd|rd|th|er|\.|º)?"
-_WEEKDAY = rf"(?:(?:{_DAYS})\.?,?\s+(?:the\s+|den\s+|le\s+)?)?"
 
 _NUMERIC = re.compile(
     rf"(?<![\w.,/$€£-])(?=\d)(?:{_YEAR}([-/.])(?:{_MONTH}\1{_DAY}|{_DAY}\1{_MONTH})"  # 2020-03-05, 2020/03/05
