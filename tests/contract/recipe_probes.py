@@ -187,6 +187,8 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         ],
         "terse.jsonl": terse,
         "pages.jsonl": [{"text": text} for text in pages],
+        "people.jsonl": [{"text": f"Write to Kowalczyk{'abcdefghij'[i % 10]} in Texas, {i} times."} for i in range(20)],
+        "secrets.jsonl": [{"text": f"api_key=q9Zt7LwX2bVr{i:02d}, or token: aabb1122aabb{i:02d}"} for i in range(20)],
         "dirty.jsonl": [{"text": f"{text}{i}"} for i, text in enumerate(dirty * 5)],
     }
 

@@ -227,6 +227,15 @@ OPTIONS: dict[str, Effect] = {
     "data.steps.label_issues.drop": Effect(see.rows, (0, 1), MISLABELLED),
     "data.steps.label_issues.folds": Effect(see.reviews, (2, 5), MISLABELLED),
     "data.steps.label_issues.seed": Effect(see.reviews, (0, 1), MISLABELLED),
+    "data.steps.deidentify.profile": Effect(
+        see.rows, ("hipaa-safe-harbor", "gdpr"), {"data.sources.0.path": "data/people.jsonl"}
+    ),
+    "data.steps.deidentify.strategy": Effect(
+        see.rows, ("tag", "mask", "surrogate"), {"data.sources.0.path": "data/people.jsonl"}, refused=("E450",)
+    ),
+    "data.steps.redact_secrets.min_entropy": Effect(
+        see.rows, (3.0, 4.5), {"data.sources.0.path": "data/secrets.jsonl"}
+    ),
     "data.steps.filter_length.min_characters": Effect(see.rows, (None, 25), options={"max_characters": 60}),
     "data.steps.filter_length.max_characters": Effect(see.rows, (None, 50), options={"min_characters": 25}),
     "evaluation.metrics.ece.bins": Effect(see.figure_of_answers, (2, 15)),

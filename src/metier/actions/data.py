@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from metier.actions.compose import Progress, encoder_of, facts_of
 from metier.core import audit
+from metier.core.errors import ConfigError
 from metier.core.project import Project
 from metier.core.recipe import Recipe
 from metier.core.types import SPLITS, Example, to_json
 from metier.data import inspect, report
 from metier.data.dataset import build
+from metier.data.privacy import evaluation
+from metier.data.privacy.engine import detect
+from metier.data.privacy.evaluation import Evaluation
+from metier.data.privacy.kinds import PROFILES
 from metier.data.versions import Dataset
 from metier.governance.permission import permitted
 
@@ -78,6 +85,32 @@ def preview(
         examples=[to_json(e) for e in examples[:rows]],
         tokens=_token_views(recipe, project, dataset, examples[:tokens]) if tokens else [],
     )
+
+
+def measure_privacy(file: Path, *, profile: str = "gdpr", side: str = "all", lower: bool = False) -> Evaluation:
+    """Return how much of the identifiers in a labelled set our rules find.
+
+    Args:
+        file: JSON or JSON Lines of labelled texts (data/privacy/evaluation.py, `read`).
+        profile: what the rules look for: `hipaa-safe-harbor` or `gdpr`.
+        side: `all`, or one half of the templates: `a` or `b`.
+        lower: write the texts small first; a text that changes its length by it is left out.
+
+    Raises:
+        DataError: E364, the file is no labelled set.
+        ConfigError: E208, no such profile or side.
+    """
+    for name, given, known in (("profile", profile, sorted(PROFILES)), ("side", side, ["all", "a", "b"])):
+        if given not in known:
+            raise ConfigError(
+                208, f"There is no {name} `{given}`", expected=", ".join(known), fix=f"metier data pii-eval {file}"
+            )
+    documents = evaluation.read(file)
+    if side != "all":
+        documents = evaluation.halves(documents)["ab".index(side)]
+    if lower:
+        documents = [d for d in map(evaluation.lowered, documents) if d is not None]
+    return evaluation.evaluate(documents, partial(detect, profile=profile))
 
 
 # ───────────────────────────────────────────────────────────────────────────── preview

@@ -1,4 +1,4 @@
-"""`metier data add|preview|check|prepare|card`."""
+"""`metier data add|preview|check|prepare|card|pii-eval`."""
 
 from __future__ import annotations
 
@@ -161,6 +161,49 @@ def card(
     show.result(read_json(folder / "manifest.json"), page.read_text(encoding="utf-8"))
     if (folder / "report.html").exists():
         show.say(f"report: {project.shown(folder / 'report.html')}")
+
+
+@app.command("pii-eval")
+def pii_eval(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Labelled texts, JSON or JSON Lines: {text, spans: [{label, start, end}], template}.",
+        ),
+    ],
+    profile: Annotated[str, typer.Option(help="hipaa-safe-harbor or gdpr.")] = "gdpr",
+    side: Annotated[
+        str, typer.Option(help="all, or a or b: the half of the templates (by hash) to tune on or to report.")
+    ] = "all",
+    lower: Annotated[bool, typer.Option("--lower", help="Write the texts small first.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure de-identification on labelled texts.
+
+    Recall by kind with its bound, documents that leak, precision.
+    """
+    from metier.actions.data import measure_privacy
+
+    show = Show(json)
+    found = measure_privacy(file, profile=profile, side=side, lower=lower)
+    header = ["kind", "spans", "80 % covered", "at least", "all covered", "kind fits"]
+    rows = [
+        [r.kind, r.enough.total, *map(_percent, (r.enough.share, r.enough.bounds[0], r.full.share, r.named.share))]
+        for r in found.recalls
+    ]
+    summary = {
+        "documents": f"{found.num_documents:,} of {found.num_templates:,} templates; {found.num_repeated:,} repeated",
+        "documents that leak": f"{_percent(found.leaks.share)} (at most {_percent(found.leaks.bounds[1])}); "
+        f"{_percent(found.leaks_full.share)} when every character counts",
+        "precision": f"{_percent(found.precision.share)} of finds (at least {_percent(found.precision.bounds[0])}), "
+        f"{_percent(found.character_precision.share)} of characters",
+    }
+    show.result(found.to_json(), table(header, rows) + "\n\n" + pairs({**summary}))
+
+
+def _percent(share: float) -> str:
+    return "–" if share != share else f"{100 * share:.1f} %"
 
 
 def _before_after(

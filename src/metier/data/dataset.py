@@ -11,6 +11,7 @@ The same sources, options and code give the same version: it is found, not made 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from metier.core.recipe import Kind, Recipe
 from metier.core.types import SPLITS, Example, Split
 from metier.data import review
 from metier.data.labels import judge_labels
+from metier.data.privacy import vault
 from metier.data.prompt import check_version, literals
 from metier.data.quarantine import Quarantine
 from metier.data.reading import (
@@ -64,7 +66,8 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
     Raises:
         ConfigError: E210, E211, E213 a step; E244–E248 the data section; E251, E252 `data.dataset`.
         DataError: E300–E309, E312 sources; E305 no examples; E310 too many bad rows; E320 one label; E321 a label
-            that train lacks; E322 no train rows; E323 labels of different types; E340 an altered version.
+            that train lacks; E322 no train rows; E323 labels of different types; E340 an altered version; E365 the
+            vault of surrogates.
         MachineError: E420–E422 the disk; E450 a step's package.
     """
     check_sources(recipe)
@@ -79,7 +82,8 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
     collected = collect(recipe, project, progress)
     bad_rows_file = quarantine_file(recipe, project, inputs_digest)
     _settle(collected.quarantine, bad_rows_file, recipe, project)
-    pools, steps = prepare(recipe, collected, progress)
+    with _vault(recipe, project):
+        pools, steps = prepare(recipe, collected, progress)
     previous = _previous(recipe, project)
     if progress:
         progress("looking for duplicates", 0, None)
@@ -126,6 +130,12 @@ def inputs(recipe: Recipe, project: Project) -> dict[str, Any]:
 
 
 # ───────────────────────────────────────────────────────────────────────────── steps
+
+
+def _vault(recipe: Recipe, project: Project) -> AbstractContextManager[object]:
+    """Open the vault of the dataset where a step draws surrogates."""
+    drawing = any(s.kind == "deidentify" and s.options.get("strategy") == "surrogate" for s in recipe.data.steps)
+    return vault.opened(project.private_dir / "vaults" / f"{recipe.name}.vault") if drawing else nullcontext()
 
 
 def prepare(
@@ -345,9 +355,12 @@ def _refuse(example: Example, quarantine: Quarantine) -> None:
 
 
 def _code_digest() -> str:
-    """Return a digest of this room's files: what they make of a row changes with them (formats and steps included)."""
-    folder = Path(__file__).parent
-    return digest_bytes(b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py"))))
+    """Return a digest of this room's files: what they make of a row changes with them (formats and steps included).
+
+    The word list of data/privacy counts, too.
+    """
+    files = [path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".gz")]
+    return digest_bytes(b"".join(path.read_bytes() for path in sorted(files)))
 
 
 __all__ = ["Dataset", "build", "divide", "inputs", "judge_labels", "prepare", "quarantine_file"]

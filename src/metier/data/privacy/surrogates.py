@@ -1,0 +1,181 @@
+"""Surrogates: invented values of the same form in place of found ones. A name stays a name, a phone a phone.
+
+Every surrogate is drawn at random and remembered in a vault; none is computed from the value it stands for, since a
+keyed hash of a name is no surrogate under Safe Harbor. The same value, case and blanks aside, has the same surrogate
+wherever it stands; two values never share one. Names and places are replaced word by word, so that `Mr. Kowal` after
+`Jan Kowal` is still the same person. Dates keep their year and nothing else; a shifted date would still be a date.
+
+Left out: the gender of a first name, and languages' endings; invented names have neither.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from metier.data.privacy import lexicon as lex
+from metier.data.privacy.detectors.checksums import luhn
+from metier.data.privacy.spans import Span
+
+_ONSETS = [
+    "b",
+    "br",
+    "c",
+    "d",
+    "dr",
+    "f",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "kl",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pr",
+    "r",
+    "s",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "w",
+    "z",
+]
+_VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "io")
+_ENDS = ("", "", "n", "r", "l", "s", "k", "m", "nd", "rt", "x")
+_SCRIPTS = (
+    ("абвгдежзиклмнопрстуфхцчш", re.compile(r"[\u0400-\u04ff]")),
+    ("αβγδεζηθικλμνξοπρστυφχψω", re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]")),
+    ("אבגדהוזחטיכלמנסעפצקרשת", re.compile(r"[\u0590-\u05ff]")),
+    ("ابتثجحخدذرزسشصضطظعغفقكلمنهوي", re.compile(r"[\u0600-\u06ff]")),
+    ("가나다라마바사아자차카타파하고노도로모보소오조호", re.compile(r"[\uac00-\ud7af]")),
+    ("あいうえおかきくけこさしすせそたちつてとなにぬねの", re.compile(r"[\u3040-\u30ff]")),
+    ("安本成春大德方光海和金林明平青山石田文西小新永中", re.compile(r"[\u4e00-\u9fff]")),
+)
+_WORD = re.compile(r"[^\W\d_]+")
+_YEAR = re.compile(r"(?<!\d)(?:1[5-9]|20|21)\d{2}(?!\d)")
+_KEPT = lex.TITLES | lex.PARTICLES | lex.STREETS | lex.UNITS | lex.ORGANIZATION_ENDINGS | lex.INITIALS_SUFFIX
+_WORDED = frozenset(("PERSON", "ORGANIZATION", "ADDRESS", "LOCATION", "COUNTRY", "STATE"))
+TRIES = 1000
+
+
+@dataclass(slots=True)
+class Vault:
+    """What reverses surrogates: the seed of the draws, and kind → folded value → (surrogate, value as it stood).
+
+    Whoever has it can re-identify; without it nobody can. See vault.py for its file.
+    """
+
+    seed: bytes
+    entries: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
+    num_drawn: int = 0
+    taken: set[str] = field(default_factory=set)
+    """Surrogates and originals, folded: what no new surrogate may be."""
+
+
+def replace(text: str, spans: Sequence[Span], vault: Vault) -> str:
+    """Return the text with a surrogate for every span; new ones are drawn into the vault.
+
+    Args:
+        text: the text that `spans` were found in.
+        spans: in order, none overlapping (engine.detect).
+        vault: changed in place.
+    """
+    parts, end = [], 0
+    for span in spans:
+        parts += [text[end : span.start], surrogate(text[span.start : span.end], span.kind, vault)]
+        end = span.end
+    return "".join([*parts, text[end:]])
+
+
+def surrogate(value: str, kind: str, vault: Vault) -> str:
+    """Return what stands for a found value: a remembered surrogate, or a new one."""
+    if kind == "DATE":
+        year = _YEAR.search(value)
+        return year[0] if year else "[DATE]"
+    if kind == "AGE":
+        return "90+"
+    if kind in _WORDED:
+        return re.sub(r"[^\W_]+", lambda m: _part(m[0], vault), value)
+    return _drawn(value, kind, vault, lambda rng: _of_kind(value, kind, rng))
+
+
+def _part(word: str, vault: Vault) -> str:
+    """Return the surrogate of one word or number of a name or an address."""
+    low = word.lower()
+    if low in _KEPT or (word.isupper() and word in lex.STATE_CODES):
+        return word
+    if word.isalpha() and len(word) > 1:
+        return _in_case(_drawn(low, "WORD", vault, lambda rng: _invented(low, rng)), word)
+    return _drawn(word, "PART", vault, lambda rng: _scrambled(word, rng), unique=len(word) > 4)
+
+
+def _drawn(value: str, kind: str, vault: Vault, make: Callable[[random.Random], str], *, unique: bool = True) -> str:
+    key = " ".join(value.lower().split())
+    known = vault.entries.setdefault(kind, {})
+    if key in known:
+        return known[key][0]
+    vault.taken.add(key)
+    for extra in range(TRIES):
+        vault.num_drawn += 1
+        made = make(random.Random(vault.seed + vault.num_drawn.to_bytes(8, "big")))
+        made += str(extra) if extra > TRIES // 2 else ""  # a short form has run out of values
+        if made.lower() != key and (not unique or made.lower() not in vault.taken):
+            break
+    vault.taken.add(made.lower())
+    known[key] = (made, value)
+    return made
+
+
+def _of_kind(value: str, kind: str, rng: random.Random) -> str:
+    if kind == "EMAIL":
+        return f"{_invented('mail', rng)}.{_invented('mail', rng)}@example.org"
+    if kind == "URL":
+        return f"https://example.org/{_invented('page', rng)}"
+    if kind == "IP":
+        if ":" in value:
+            return "2001:db8:" + ":".join(f"{rng.randrange(4096, 65536):x}" for _ in range(6))
+        return ".".join(["10", *(str(rng.randrange(1, 255)) for _ in range(3))])
+    if kind in ("PHONE", "FAX"):  # `ext.` and `x` stay, the letters of 1-800-FLOWERS do not
+        return "".join(c if c.islower() else _scrambled(c, rng) for c in value)
+    made = _scrambled(value, rng)
+    if kind == "CARD":
+        last = max(i for i, c in enumerate(made) if c.isdigit())
+        for digit in "0123456789":
+            right = made[:last] + digit + made[last + 1 :]
+            if luhn(re.sub(r"\D", "", right)):
+                return right
+    return made
+
+
+def _scrambled(value: str, rng: random.Random) -> str:
+    """Return the value with every digit and letter drawn anew; signs, case and a leading zero or plus stay."""
+    made = []
+    for place, c in enumerate(value):
+        if c.isdecimal():
+            made.append("0" if c == "0" and place == 0 else rng.choice("123456789" if place == 0 else "0123456789"))
+        elif c.isalpha() and c.isascii():
+            made.append(rng.choice("ABCDEFGHJKLMNPRSTUVWXYZ" if c.isupper() else "abcdefghjkmnprstuvwxyz"))
+        else:
+            made.append(c)
+    return "".join(made)
+
+
+def _invented(word: str, rng: random.Random) -> str:
+    """Return a word that nobody is called, in the script of the given one, small."""
+    for letters, script in _SCRIPTS:
+        if script.search(word):
+            return "".join(rng.choice(letters) for _ in range(max(2, len(word))))
+    syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))]
+    return "".join(syllables) + rng.choice(_ENDS)
+
+
+def _in_case(made: str, like: str) -> str:
+    if like.isupper():
+        return made.upper()
+    return made.capitalize() if like[0].isupper() else made
