@@ -141,7 +141,7 @@ def _not_at_all(parts: Parts) -> str:
         return "only decoders with our attention are compiled yet"
     if policy.trunk is not None:
         return "the frozen part of the model is kept, and little is left to compile"
-    if not any(True for _ in policy.adapter.trainable()):
+    if not policy.adapter.trainable():
         return "no block trains"
     if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS) if name):
         return f"there is no C++ compiler ({', '.join(COMPILERS)})"

@@ -33,6 +33,10 @@ third less, 40 % slower."""
 EXAMPLE_ID = re.compile(r"\b[0-9a-f]{16}\b")
 """How `core.types.identify` writes an id."""
 
+BEGAN_COMPILED = (
+    "this run began with compiled blocks and goes on without: its last bits may differ from an uninterrupted one's"
+)
+
 
 class Stop(Protocol):
     """A request to stop; while `deferred`, it waits for the step in progress."""
@@ -134,6 +138,13 @@ def _write_environment(run: Run, parts: Parts) -> None:
     )
 
 
+def _compile(run: Run, parts: Parts, pinned: Mapping[str, str], seconds_left: float) -> None:
+    chosen = compiling.choose(parts, seconds_left=seconds_left, pinned=pinned, progress=_progress(run))
+    if pinned.get(compiling.KEY) == "on" and chosen.value == "off":
+        run.event("note", code="torch_compile", text=f"{BEGAN_COMPILED}: {chosen.reason}")
+    parts.compiled, parts.choices[compiling.KEY] = chosen.value, chosen.reason
+
+
 def _train(run: Run, parts: Parts, stop: Stop, pinned: Mapping[str, str], seconds: float) -> None:
     """Train to the end; `pinned` by an earlier start, `seconds` of the whole training as predicted."""
     state = loop.start(parts.policy, parts.plan)
@@ -142,9 +153,7 @@ def _train(run: Run, parts: Parts, stop: Stop, pinned: Mapping[str, str], second
         began = time.perf_counter()
         if num_bytes := keep(parts, _progress(run)):
             run.event("trunk", seconds=time.perf_counter() - began, num_bytes=num_bytes)
-        left = seconds * (1 - state.step / parts.plan.steps)
-        chosen = compiling.choose(parts, seconds_left=left, pinned=pinned, progress=_progress(run))
-        parts.compiled, parts.choices[compiling.KEY] = chosen.value, chosen.reason
+        _compile(run, parts, pinned, seconds * (1 - state.step / parts.plan.steps))
         _write_environment(run, parts)
     run.event("phase", name="train", text=f"step {state.step} of {parts.plan.steps}")
     steps = loop.train(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from metier.models.segment_op import encode, segment_attention
+from metier.models.segment_op import decode, encode, segment_attention
 from metier.models.segments import ROUND_TOKENS, SHORT_TOKENS, Lengths, Rounding, Segments, by_segment
 
 NAME = "metier"
@@ -98,9 +98,12 @@ def make_mask(
             return None
         if lengths != RIGHT_PADDED and (causal or two_way or sliding):
             window = local_size if sliding else None
-            return encode(lengths, window, causal=not two_way) if _AS_TENSOR.get() else Segments(lengths, window)
+            if not _AS_TENSOR.get():
+                return Segments(lengths, window)
+            if not two_way:
+                return encode(lengths, window)
         if _AS_TENSOR.get():
-            raise NotImplementedError("compiled blocks know causal, two-way and sliding attention")
+            raise NotImplementedError("compiled blocks know causal and sliding attention")
         # Anything else (chunked attention, a family's own overlay) gets a dense mask that respects the segments.
         if lengths != RIGHT_PADDED:
             mask_function = and_masks(mask_function, _same_segment(lengths, rest.get("device", "cpu")))
@@ -167,14 +170,15 @@ def attend(
         (B, T, H, D), and None for the weights.
     """
     if torch.compiler.is_compiling():
-        return _attend_compiled(query, key, value, attention_mask, dropout, scaling, kwargs), None
+        return _attend_compiled(module, query, key, value, attention_mask, dropout, scaling, kwargs), None
+    if isinstance(attention_mask, Tensor) and attention_mask.dtype == torch.int64:
+        attention_mask = decode(attention_mask)  # a block that should run compiled, beyond the compiler's limit
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     softcap, sinks_H = kwargs.get("softcap"), kwargs.get("s_aux")
     explicit = softcap is not None or sinks_H is not None
     lowered = _autocast_dtype(query)
-    flag = kwargs.get("is_causal")
-    causal = bool(getattr(module, "is_causal", True) if flag is None else flag)
+    causal = _is_causal(module, kwargs)
     if not explicit and not isinstance(attention_mask, Segments):
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
         if attention_mask is not None or kwargs.get("position_bias") is not None:
@@ -209,15 +213,29 @@ def attend(
 
 
 def _attend_compiled(
-    query: Tensor, key: Tensor, value: Tensor, code: Any, dropout: float, scaling: float | None, more: dict[str, Any]
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    code: Any,
+    dropout: float,
+    scaling: float | None,
+    more: dict[str, Any],
 ) -> Tensor:
     """Attend in a block that is being compiled: one operation that the compiler does not look into."""
     if dropout or any(more.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
         raise NotImplementedError("attention with dropout, soft-capped scores or sinks")
+    if not _is_causal(module, more):
+        raise NotImplementedError("two-way attention")
     # Rotary positions may have made float32 of q and k; v says in what precision the block computes.
     parts = [tensor.to(value.dtype).transpose(1, 2).contiguous() for tensor in (query, key, value)]
     out_BTHD: Tensor = segment_attention(*parts, code, query.shape[-1] ** -0.5 if scaling is None else scaling)[0]
     return out_BTHD
+
+
+def _is_causal(module: nn.Module, more: dict[str, Any]) -> bool:
+    flag = more.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if flag is None else flag)
 
 
 def _autocast_dtype(query: Tensor) -> torch.dtype:

@@ -160,14 +160,14 @@ class Policy:
         causal = self.base.kind == "causal"
         support = self.base.attention
         tokens_BT = torch.from_numpy(batch.tokens_BT).to(self.device)
-        if self.compiled is not None and batch.trunk is None and torch.is_grad_enabled():
-            return self._hidden_compiled(self.compiled, batch, tokens_BT)
+        compiled = self.compiled if batch.trunk is None and torch.is_grad_enabled() else None
         with self.computing(), self._behind_trunk(batch):
-            if batch.packed:
-                if not support.packing:
-                    return self._unpacked(batch)
+            if batch.packed and not support.packing:
+                return self._unpacked(batch)
+            if batch.packed or compiled is not None:
                 positions = torch.from_numpy(batch.positions_BT).to(self.device) + support.first_position
-                with attention.layout(row_lengths(batch.segments_BT)):
+                blocks = compiled.active() if compiled is not None else contextlib.nullcontext()
+                with attention.layout(row_lengths(batch.segments_BT), as_tensor=compiled is not None), blocks:
                     return attention.last_hidden(
                         self.base.model, tokens_BT, attention_mask=torch.ones_like(tokens_BT), position_ids=positions
                     )
@@ -355,14 +355,6 @@ class Policy:
             raise ValueError("the batch carries states of a frozen trunk that this policy does not know")
         with self.trunk.skipped(from_numpy(batch.trunk, self.device)):
             yield
-
-    def _hidden_compiled(self, compiled: CompiledBlocks, batch: Batch, tokens_BT: Tensor) -> Tensor:
-        positions_BT = torch.from_numpy(batch.positions_BT).to(self.device) + self.base.attention.first_position
-        segments = row_lengths(batch.segments_BT)
-        with self.computing(), attention.layout(segments, as_tensor=True), compiled.active():
-            return attention.last_hidden(
-                self.base.model, tokens_BT, attention_mask=torch.ones_like(tokens_BT), position_ids=positions_BT
-            )
 
     def _unpacked(self, batch: Batch) -> Tensor:
         return repack(self.hidden(unpack(batch)), batch)

@@ -1,4 +1,4 @@
-"""Attention inside segments as one operation that torch.compile does not look into, forward and backward.
+"""Causal attention inside segments as one operation that torch.compile does not look into, forward and backward.
 
 A compiled block sees two opaque operations, in which models/segments.py lays the segments out and PyTorch's fused CPU
 kernel attends. The segments come as a small integer tensor, so that other segments do not mean another compilation.
@@ -33,26 +33,30 @@ FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-def encode(lengths: Lengths, window: int | None, *, causal: bool) -> Tensor:
-    """Return segments as a tensor (1 + S, 2): first the window (0 = none) and the direction, then row and length."""
-    rows = [(row, length) for row, segments in enumerate(lengths) for length in segments]
-    return torch.tensor([(window or 0, int(causal)), *rows], dtype=torch.int64)
+def encode(lengths: Lengths, window: int | None) -> Tensor:
+    """Return segments as a tensor (1 + S, 2), int64: first the window (0 = none) and the rows, then row and length."""
+    pairs = [(row, length) for row, segments in enumerate(lengths) for length in segments]
+    return torch.tensor([(window or 0, len(lengths)), *pairs], dtype=torch.int64)
+
+
+def decode(code: Tensor) -> Segments:
+    """Return the segments that `encode` wrote down."""
+    return _decoded(code.numpy().tobytes())
 
 
 @lru_cache(maxsize=64)
-def _decoded(code: bytes) -> tuple[Segments, bool]:
-    values = torch.frombuffer(bytearray(code), dtype=torch.int64).view(-1, 2).tolist()
-    (window, causal), *pairs = values
-    rows: list[list[int]] = [[] for _ in range(pairs[-1][0] + 1)]
+def _decoded(code: bytes) -> Segments:
+    (window, num_rows), *pairs = torch.frombuffer(bytearray(code), dtype=torch.int64).view(-1, 2).tolist()
+    rows: list[list[int]] = [[] for _ in range(num_rows)]
     for row, length in pairs:
         rows[row].append(length)
-    return Segments(tuple(map(tuple, rows)), window or None), bool(causal)
+    return Segments(tuple(map(tuple, rows)), window or None)
 
 
-def _layout(code: Tensor, dtype: torch.dtype) -> tuple[Segments, bool, Layout]:
-    segments, causal = _decoded(code.numpy().tobytes())
+def _layout(code: Tensor, dtype: torch.dtype) -> tuple[Segments, Layout]:
+    segments = decode(code)
     rounding = Rounding(ROUND_TOKENS, above=SHORT_TOKENS) if dtype == torch.bfloat16 else Rounding()
-    return segments, causal, segments.layout(rounding, torch.device("cpu"))
+    return segments, segments.layout(rounding, torch.device("cpu"))
 
 
 def _rows(flat_PHD: Sequence[Tensor], layout: Layout) -> list[tuple[Group, list[Tensor]]]:
@@ -65,8 +69,8 @@ def _rows(flat_PHD: Sequence[Tensor], layout: Layout) -> list[tuple[Group, list[
     ]
 
 
-def _additive(segments: Segments, group: Group, causal: bool, dtype: torch.dtype) -> Tensor | None:
-    mask = segments.mask(group, causal, torch.device("cpu"))
+def _additive(segments: Segments, group: Group, dtype: torch.dtype) -> Tensor | None:
+    mask = segments.mask(group, True, torch.device("cpu"))
     if mask is None:
         return None
     zero = torch.zeros(mask.shape, dtype=dtype)
@@ -81,7 +85,7 @@ def _precision(group: Group, dtype: torch.dtype) -> torch.dtype:
 def segment_attention(
     query_BTHD: Tensor, key_BTGD: Tensor, value_BTGD: Tensor, code: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """Attend inside each segment.
+    """Attend inside each segment, each position to itself and what stands before it.
 
     Args:
         code: as `encode` makes it.
@@ -91,14 +95,14 @@ def segment_attention(
         (B, T, H, D), and the logarithms of the weights' sums (B·T, H), float32.
     """
     dtype = query_BTHD.dtype
-    segments, causal, layout = _layout(code, dtype)
+    segments, layout = _layout(code, dtype)
     flat = [gather(tensor.flatten(0, 1), layout) for tensor in (query_BTHD, key_BTGD, value_BTGD)]
     outs, sums = [], []
     for group, rows in _rows(flat, layout):
         kind = _precision(group, dtype)
-        mask = _additive(segments, group, causal, kind)
+        mask = _additive(segments, group, kind)
         q, k, v = (tensor.to(kind) for tensor in rows)
-        out, lse = FORWARD(q, k, v, 0.0, causal and mask is None, attn_mask=mask, scale=scaling)
+        out, lse = FORWARD(q, k, v, 0.0, mask is None, attn_mask=mask, scale=scaling)
         outs.append(out.transpose(1, 2).flatten(0, 1).to(dtype))
         sums.append(lse.transpose(1, 2).flatten(0, 1).float())
     out_PHD, sums_PH = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (outs, sums))
@@ -106,7 +110,7 @@ def segment_attention(
 
 
 @segment_attention.register_fake
-def _(query_BTHD: Tensor, key_BTGD: Tensor, value_BTGD: Tensor, code: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+def _(query_BTHD: Tensor, *_rest: Any) -> tuple[Tensor, Tensor]:
     rows, length, heads, _ = query_BTHD.shape
     return torch.empty_like(query_BTHD), query_BTHD.new_empty((rows * length, heads), dtype=torch.float32)
 
@@ -124,7 +128,7 @@ def segment_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value."""
     dtype = query_BTHD.dtype
-    segments, causal, layout = _layout(code, dtype)
+    segments, layout = _layout(code, dtype)
     given = (query_BTHD, key_BTGD, value_BTGD, out_BTHD)
     flat = [gather(tensor.flatten(0, 1), layout) for tensor in given]
     flat_sums = gather(sums_SH.unsqueeze(-1), layout)
@@ -132,9 +136,9 @@ def segment_attention_backward(
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for group, (grad, q, k, v, out, sums) in _rows([flat_grad, *flat, flat_sums], layout):
         kind = _precision(group, dtype)
-        mask = _additive(segments, group, causal, kind)
+        mask = _additive(segments, group, kind)
         wide = [tensor.to(kind) for tensor in (grad, q, k, v, out)]
-        grads = BACKWARD(*wide, sums.squeeze(-1), 0.0, causal and mask is None, attn_mask=mask, scale=scaling)
+        grads = BACKWARD(*wide, sums.squeeze(-1), 0.0, mask is None, attn_mask=mask, scale=scaling)
         found.append(tuple(g.transpose(1, 2).flatten(0, 1).to(dtype) for g in grads))
     back = []
     for parts, like in zip(zip(*found, strict=True), given[:3], strict=True):
@@ -145,14 +149,7 @@ def segment_attention_backward(
 
 @segment_attention_backward.register_fake
 def _(
-    grad_BTHD: Tensor,
-    query_BTHD: Tensor,
-    key_BTGD: Tensor,
-    value_BTGD: Tensor,
-    out_BTHD: Tensor,
-    sums_SH: Tensor,
-    code: Tensor,
-    scaling: float,
+    grad_BTHD: Tensor, query_BTHD: Tensor, key_BTGD: Tensor, value_BTGD: Tensor, *_rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(query_BTHD), torch.empty_like(key_BTGD), torch.empty_like(value_BTGD)
 

@@ -12,13 +12,14 @@ import pytest
 
 from contract.recipe_probes import Desk
 from contract.test_methods import examples, parts
-from metier.actions import compose, execute, train
+from metier.actions import compiling, compose, execute, train
 from metier.core import jobs
 from metier.core.errors import ConfigError, DataError, MachineError
 from metier.core.project import Project, read_json, write_json
 from metier.core.recipe import Recipe, Training
 from metier.core.run import Run
 from metier.core.types import Labelled, identify
+from metier.models.probe import Choice
 from metier.training import checkpoint, loop
 from metier.training.feed import Feed
 from metier.training.method import Facts, Method
@@ -92,6 +93,18 @@ def test_the_temperature_lies_beside_the_choice_of_the_checkpoint_and_counts_for
     policy.head.temperature = 1.0
     execute._calibrate(run, SimpleNamespace(**{**vars(given), "method": off}))  # type: ignore[arg-type]
     assert policy.head.temperature == 1
+
+
+@pytest.mark.parametrize(("before", "now", "told"), [("on", "off", 1), ("on", "on", 0), ("off", "off", 0)])
+def test_a_run_that_goes_on_without_its_compiled_blocks_says_so(
+    run: Run, monkeypatch: pytest.MonkeyPatch, before: str, now: str, told: int
+) -> None:
+    given: Any = SimpleNamespace(compiled="", choices={})
+    monkeypatch.setattr(compiling, "choose", lambda *_, **__: Choice(now, f"{now} because"))
+    execute._compile(run, given, {compiling.KEY: before}, 900.0)
+    assert (given.compiled, given.choices) == (now, {compiling.KEY: f"{now} because"})
+    notes = [event["text"] for event in run.events("note")]
+    assert len(notes) == told and all(text.endswith("uninterrupted one's: off because") for text in notes)
 
 
 def test_whatever_ends_the_loop_the_save_that_was_on_its_way_is_kept(
