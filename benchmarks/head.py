@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from machine import provenance, spread, table
+from machine import publish, spread, table
 from train_sft import our_environment, say
 
 SHAPES = ((2000, 288, 32_000), (2000, 384, 8_192), (1200, 576, 49_152), (512, 896, 151_936))
@@ -120,11 +120,7 @@ def main() -> None:
         "Forward and backward of the summed loss. `gradient's error`: that of the hidden states, against float64, as a "
         "share of its length. How: see the script, `benchmarks/head.py`."
     )
-    page = "\n\n".join(["# The output layer's loss", text, table(head, rows), provenance("python benchmarks/head.py")])
-    if given.out == "-":
-        print(page)
-    else:
-        Path(given.out).write_text(page + "\n", encoding="utf-8")
+    publish(given.out, "The output layer's loss", text, table(head, rows))
 
 
 if __name__ == "__main__":

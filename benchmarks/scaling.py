@@ -19,17 +19,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import provenance, spread, table
+from machine import publish, spread, table
 from recipe_runs import metier
 
 SIZES = (1_000, 10_000, 100_000, 200_000)
 STEPS = 40
+HELD_OUT = 100  # rows of validation, and of test, whatever the size
 RECIPE = """\
 version: 1
 name: rows-{rows}
 data:
   sources: [{{path: chats-{rows}.jsonl}}]
-  split: {{validation: 100, test: 100}}
+  split: {{validation: {share:g}, test: {share:g}}}
 model: {{name_or_path: metier/nano}}
 adapter: {{kind: lora}}
 method: {{kind: sft}}
@@ -91,8 +92,7 @@ def main() -> None:
         metier("init", "--name", "desk", folder=project)
         for rows in given.sizes:
             write_rows(project / f"chats-{rows}.jsonl", rows)
-            share = 100 / rows
-            text = RECIPE.format(rows=rows, steps=STEPS).replace(": 100", f": {share:g}")
+            text = RECIPE.format(rows=rows, steps=STEPS, share=HELD_OUT / rows)
             (project / f"recipe-{rows}.yaml").write_text(text)
         for _ in range(given.rounds):
             for rows in given.sizes:
@@ -115,11 +115,7 @@ def main() -> None:
         "The same number of steps on data sets of growing size: see the script, `benchmarks/scaling.py`. Target: the "
         "cost of a token within ±10 %, memory flat. The first run of a set also splits and tokenises it."
     )
-    page = "\n\n".join(["# Scaling", text, table(head, table_rows), provenance("python benchmarks/scaling.py")])
-    if given.out == "-":
-        print(page)
-    else:
-        Path(given.out).write_text(page + "\n", encoding="utf-8")
+    publish(given.out, "Scaling", text, table(head, table_rows))
 
 
 if __name__ == "__main__":
