@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 
 from get_minilm import fetch
-from machine import spread
-from recipe_runs import arguments, cost, median_run, numbers, run_recipe, write_page
+from machine import publish, spread, table
+from recipe_runs import arguments, cost, median_run, numbers, run_recipe
 
 RECIPES = (
     "banking77-classify-nano",
@@ -57,7 +57,7 @@ def main() -> None:
                 *cost(runs),
             ]
         )
-    write_page(given.out, "BANKING77", TEXT, HEAD, rows, "")
+    publish(given.out, "BANKING77", TEXT, table(HEAD, rows))
 
 
 if __name__ == "__main__":

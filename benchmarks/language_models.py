@@ -13,8 +13,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from machine import spread
-from recipe_runs import Done, arguments, cost, metier, numbers, run_recipe, write_page
+from machine import publish, spread, table
+from recipe_runs import Done, arguments, cost, metier, numbers, run_recipe
 
 RECIPES = {
     "babyllama-cpt-full": "bits_per_byte",
@@ -56,7 +56,7 @@ def main() -> None:
         )
     head = ["recipe", "figure", "run", "untouched base", "test rows", "verdict", "export"]
     head += ["minutes", "peak GB", "trained M"]
-    write_page(given.out, "Language models", TEXT, head, rows, "")
+    publish(given.out, "Language models", TEXT, table(head, rows))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,30 @@ def commit() -> str:
     run = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty=+", "--abbrev=10"]
     found = subprocess.run(run, capture_output=True, text=True, check=False)
     return found.stdout.strip() or "none"
+
+
+def data_dir() -> Path:
+    """Return the folder with the public data sets: METIER_DATA, else `shared/data` beside the checkout."""
+    return Path(os.environ.get("METIER_DATA") or REPOSITORY.parent / "shared" / "data")
+
+
+def need(path: Path) -> Path:
+    """Return a file or folder of the public data sets as it is; end with a word on where it comes from if it lacks."""
+    if not path.exists():
+        raise SystemExit(f"{path} is not here: METIER_DATA names the data sets' folder (see benchmarks/README.md)")
+    return path
+
+
+def nano_dir() -> Path:
+    """Return the folder of metier/nano as the installed package ships it."""
+    from metier.models.files import NANO, find
+
+    return find(NANO, revision=None, resolve=Path)
+
+
+def command_line() -> str:
+    """Return the command that runs this script, as it is written under its table."""
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def provenance(command: str, *, extra: Sequence[str] = ()) -> str:
@@ -68,3 +93,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def publish(out: str, title: str, *parts: str, command: str = "", extra: Sequence[str] = ()) -> None:
+    """Write a page: title, the parts that are not empty, provenance.
+
+    Args:
+        out: the file, or - for the terminal.
+        command: what made it, where that is not this process's own command line.
+        extra: more lines of provenance.
+    """
+    whole = (f"# {title}", *parts, provenance(command or command_line(), extra=extra))
+    page = "\n\n".join(part for part in whole if part)
+    if out == "-":
+        print(page)
+    else:
+        Path(out).write_text(page + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from machine import REPOSITORY, provenance, spread, table
+from machine import data_dir, need, publish, spread, table
 from sft.workload import SHAPES, Workload
 from train_sft import METIER_SETTINGS, call, our_environment, say, tokens
 
@@ -99,8 +99,8 @@ def measure(shape: str, dtype: str, given: argparse.Namespace) -> dict[str, Any]
     return found
 
 
-def report(results: dict[tuple[str, str], dict[str, Any]], command: str) -> str:
-    """Return the Markdown page."""
+def report(results: dict[tuple[str, str], dict[str, Any]]) -> tuple[str, str]:
+    """Return the page's text and its table."""
     head = [
         "shape",
         "precision",
@@ -132,28 +132,24 @@ def report(results: dict[tuple[str, str], dict[str, Any]], command: str) -> str:
         "What counts as useful and how the peak is found: see the script, `benchmarks/mfu.py`. The first step of each "
         "run, which allocates and compiles, is left out."
     )
-    return "\n\n".join(["# MFU", text, table(head, rows), provenance(command)]) + "\n"
+    return text, table(head, rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cache = Path(tempfile.gettempdir()) / "metier-benchmarks"
-    data = os.environ.get("METIER_DATA") or str(REPOSITORY.parent / "shared" / "data")
     parser.add_argument("--shapes", nargs="+", default=["15m", "135m", "nano"], choices=sorted(SHAPES))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--data", type=Path, default=Path(data))
+    parser.add_argument("--data", type=Path, default=data_dir(), help="the public data sets (METIER_DATA)")
     parser.add_argument("--work-dir", type=Path, default=cache / "mfu")
     parser.add_argument("--out", default=str(Path(__file__).with_suffix(".md")), help="the page, - for the terminal")
     given = parser.parse_args()
+    need(given.data / "gutenberg")
     cases = [(shape, dtype) for shape, dtype, _ in CASES if shape in given.shapes]
     cases += [(shape, "bfloat16") for shape in given.shapes if shape not in {c[0] for c in CASES}]
     results = {case: measure(*case, given) for case in cases}
-    page = report(results, "python benchmarks/mfu.py " + " ".join(sys.argv[1:]))
-    if given.out == "-":
-        print(page)
-    else:
-        Path(given.out).write_text(page, encoding="utf-8")
+    publish(given.out, "MFU", *report(results))
 
 
 if __name__ == "__main__":

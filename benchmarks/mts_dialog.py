@@ -6,8 +6,8 @@ python benchmarks/mts_dialog.py
 
 from __future__ import annotations
 
-from machine import spread
-from recipe_runs import arguments, cost, numbers, run_recipe, write_page
+from machine import publish, spread, table
+from recipe_runs import arguments, cost, numbers, run_recipe
 
 RECIPES = ("mts-dialog-sft",)
 METRICS = (("rouge", "ROUGE-L"), ("rouge:variant=1", "ROUGE-1"), ("perplexity", "perplexity"))
@@ -33,7 +33,7 @@ def main() -> None:
                 ]
             )
     head = ["recipe", "system", *(label for _, label in METRICS), "verdict", "minutes", "peak GB", "trained M"]
-    write_page(given.out, "MTS-Dialog", TEXT, head, rows, "")
+    publish(given.out, "MTS-Dialog", TEXT, table(head, rows))
 
 
 if __name__ == "__main__":

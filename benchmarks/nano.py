@@ -25,13 +25,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from machine import provenance, spread, table
-from recipe_runs import data_dir, metier
+from machine import data_dir, nano_dir, need, publish, spread, table
+from recipe_runs import metier
 
 WINDOW, STRIDE, ORDER = 1024, 512, 5
 Ints = npt.NDArray[np.int64]
@@ -44,13 +43,13 @@ def gutenberg_valid() -> list[str]:
     """Return the twelve held-out books."""
     import pyarrow.parquet as pq
 
-    found = pq.read_table(Path(data_dir()) / "gutenberg" / "valid.parquet", columns=["text"])
+    found = pq.read_table(data_dir() / "gutenberg" / "valid.parquet", columns=["text"])
     return [str(text) for text in found.column("text").to_pylist()]
 
 
 def wikitext_valid() -> list[str]:
     """Return WikiText-2's validation part, as it is."""
-    return [(Path(data_dir()) / "wikitext2_valid" / "valid.txt").read_text(encoding="utf-8")]
+    return [(data_dir() / "wikitext2_valid" / "valid.txt").read_text(encoding="utf-8")]
 
 
 def model_bits(folder: Path, texts: Sequence[str]) -> float:
@@ -163,9 +162,9 @@ def stream_bits(counted: KneserNey, folder: Path, texts: Sequence[str]) -> float
     return bits / num_bytes
 
 
-def text(given: argparse.Namespace) -> str:
-    """Return the page of the first part."""
-    nano = Path(str(resources.files("metier.models").joinpath("assets/nano")))
+def text(given: argparse.Namespace) -> None:
+    """Write the page of the first part."""
+    nano = nano_dir()
     folders = {name: nano if name == "metier/nano" else given.project / name for name in given.model}
     sets = {"gutenberg/valid": gutenberg_valid(), "WikiText-2 valid": wikitext_valid()}
     blocks, steps = seen_blocks(given.project)
@@ -185,7 +184,7 @@ def text(given: argparse.Namespace) -> str:
         "5-gram is counted on the same. How: see the script, `benchmarks/nano.py`."
     )
     command = "python benchmarks/nano.py text --project … " + " ".join(f"--model {name}" for name in given.model)
-    return "\n\n".join(["# metier/nano: text", says, table(["model", *sets], rows), provenance(command)]) + "\n"
+    publish(given.out, "metier/nano: text", says, table(["model", *sets], rows), command=command)
 
 
 # ───────────────────────────────────────────────────────────────────────────── BANKING77
@@ -216,12 +215,12 @@ def few(rows: Sequence[dict[str, str]], per_class: int, draw: random.Random) -> 
         yield from draw.sample(found, per_class)
 
 
-def banking77(given: argparse.Namespace) -> str:
-    """Return the page of the second part."""
+def banking77(given: argparse.Namespace) -> None:
+    """Write the page of the second part."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    nano = Path(str(resources.files("metier.models").joinpath("assets/nano")))
+    nano = nano_dir()
     found: dict[str, list[float]] = {"metier/nano": [], "its random start": []}
     with tempfile.TemporaryDirectory() as place:
         project = Path(place) / "desk"
@@ -249,15 +248,12 @@ def banking77(given: argparse.Namespace) -> str:
         "Accuracy on the official test, ten training rows per class, everything trained, 30 epochs, "
         f"{given.seeds} seeds (rows, order and head): median, with the least and the most. Target: at least 5 points."
     )
-    command = "python benchmarks/nano.py banking77"
-    return (
-        "\n\n".join(["# metier/nano: BANKING77", says, table(["from", "accuracy"], rows), provenance(command)]) + "\n"
-    )
+    publish(given.out, "metier/nano: BANKING77", says, table(["from", "accuracy"], rows))
 
 
 def write_rows(project: Path, seed: int) -> None:
     """Write ten rows a class to train on, five others a class to choose on, and the official test."""
-    source = Path(data_dir()) / "banking77"
+    source = data_dir() / "banking77"
     with (source / "train.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     chosen = list(few(rows, 15, random.Random(seed)))
@@ -281,14 +277,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", help="the page to write, - for the terminal")
     given = parser.parse_args()
+    if given.what == "text" and not (given.project and (given.project / "runs").is_dir()):
+        raise SystemExit("text needs --project: the project of the pre-training, whose runs and tokens it reads")
+    needed = {"text": ("gutenberg", "wikitext2_valid"), "banking77": ("banking77",)}
+    for name in needed[given.what]:
+        need(data_dir() / name)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    page = {"text": text, "banking77": banking77}[given.what](given)
     here = Path(__file__).resolve().parent
-    out = given.out or str(here / {"text": "nano.md", "banking77": "nano_banking77.md"}[given.what])
-    if out == "-":
-        print(page)
-    else:
-        Path(out).write_text(page, encoding="utf-8")
+    given.out = given.out or str(here / {"text": "nano.md", "banking77": "nano_banking77.md"}[given.what])
+    {"text": text, "banking77": banking77}[given.what](given)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ false phones in tables of numbers, hostile strings, and throughput in processor 
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from machine import REPOSITORY, provenance, table
+from machine import REPOSITORY, data_dir, need, provenance, table
 
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
@@ -95,8 +93,8 @@ def profiles_table() -> str:
 
 
 def main() -> None:
-    data = Path(os.environ["METIER_DATA"])
-    documents = evaluation.read(data / "pii" / "generated_large.json")
+    data = data_dir()
+    documents = evaluation.read(need(data / "pii" / "generated_large.json"))
     sides = dict(zip("AB", evaluation.halves(documents), strict=True))
     columns = {f"half {name}": evaluation.evaluate(side, detect) for name, side in sides.items()}
     small: dict[str, list[Document]] = {

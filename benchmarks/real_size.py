@@ -20,7 +20,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from recipe_runs import adopt, data_dir, metier, write_page
+from machine import data_dir, need, publish, table
+from recipe_runs import adopt, metier
 
 RECIPE = "gsm8k-lora-qwen-shape"
 SHAPE = {
@@ -45,7 +46,7 @@ def prepare(folder: Path) -> None:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = train_tokenizer(
-        [r["question"] + "\n" + r["answer"] for r in read_rows(Path(data_dir()) / "gsm8k" / "train.jsonl")]
+        [r["question"] + "\n" + r["answer"] for r in read_rows(need(data_dir() / "gsm8k" / "train.jsonl"))]
     )
     template = resources.files("metier.data").joinpath("templates", "chatml.jinja")
     tokenizer.chat_template = template.read_text(encoding="utf-8")
@@ -140,7 +141,7 @@ def main() -> int:
         ["export parity", json.dumps(found["parity"]), "certificate of a fresh process"],
         *([f"seconds: {name}", f"{value:.0f}", ""] for name, value in found["seconds"].items()),
     ]
-    write_page(given.out, "Real size: 0.5 B, LoRA", TEXT, ["what", "found", "wanted"], rows, "")
+    publish(given.out, "Real size: 0.5 B, LoRA", TEXT, table(["what", "found", "wanted"], rows))
     return 0 if abs(error) <= MEMORY_ERROR and found["used"] <= MEMORY_LIMIT_GB * 1e9 else 1
 
 

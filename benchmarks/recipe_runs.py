@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import REPOSITORY, provenance, spread, table
+from machine import REPOSITORY, data_dir, need, spread
 
 RECIPES = REPOSITORY / "recipes"
 
@@ -44,17 +44,12 @@ class Done:
 
 def metier(*arguments: str, folder: Path) -> str:
     """Run a `metier` command in a folder and return what it printed; its talk goes to our stderr."""
-    environment = {**os.environ, "METIER_DATA": data_dir(), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "METIER_DATA": str(data_dir()), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "metier.cli", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"metier {' '.join(arguments)} ended with {done.returncode}")
     return done.stdout
-
-
-def data_dir() -> str:
-    """Return the folder with the public data sets."""
-    return os.environ.get("METIER_DATA") or str(REPOSITORY.parent / "shared" / "data")
 
 
 def adopt(name: str, project: Path) -> str:
@@ -66,6 +61,7 @@ def adopt(name: str, project: Path) -> str:
 
 def run_recipe(name: str, seeds: Sequence[int], project: Path, overrides: Sequence[str] = ()) -> list[Done]:
     """Train a recipe with several seeds in one project and return the finished runs."""
+    need(data_dir())
     if not (project / "metier.yaml").exists():
         project.mkdir(parents=True, exist_ok=True)
         metier("init", ".", "--name", "benchmark", folder=project)
@@ -137,13 +133,3 @@ def arguments(description: str | None, page: str) -> argparse.Namespace:
     if read.project is None:
         read.project = Path(tempfile.mkdtemp(prefix="metier-benchmark-"))
     return read
-
-
-def write_page(out: str, title: str, text: str, head: Sequence[str], rows: Sequence[Sequence[str]], notes: str) -> None:
-    """Write the Markdown page with its table, notes and provenance."""
-    command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip()
-    page = "\n\n".join(p for p in (f"# {title}", text, table(head, rows), notes, provenance(command)) if p) + "\n"
-    if out == "-":
-        print(page)
-    else:
-        Path(out).write_text(page, encoding="utf-8")

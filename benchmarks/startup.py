@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from machine import provenance, spread, table
+from machine import nano_dir, publish, spread, table
 from recipe_runs import metier
 
 TARGET = 2.5
@@ -67,9 +67,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--out", default=str(Path(__file__).with_suffix(".md")), help="the page, - for the terminal")
     given = parser.parse_args()
-    from importlib import resources
-
-    nano = Path(str(resources.files("metier.models").joinpath("assets/nano")))
+    nano = nano_dir()
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "desk"
         project.mkdir()
@@ -91,13 +89,7 @@ def main() -> None:
         ["ratio of a pair", spread([a / b for a, b in pairs], digits=2, unit="×")],
     ]
     text = f"Target: at most {TARGET}×. What runs: see the script, `benchmarks/startup.py`."
-    page = "\n\n".join(
-        ["# Start-up", text, table(["what", "seconds"], rows), provenance("python benchmarks/startup.py")]
-    )
-    if given.out == "-":
-        print(page)
-    else:
-        Path(given.out).write_text(page + "\n", encoding="utf-8")
+    publish(given.out, "Start-up", text, table(["what", "seconds"], rows))
 
 
 if __name__ == "__main__":

@@ -16,17 +16,15 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import venv
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from machine import REPOSITORY, provenance, spread, table
+from machine import data_dir, need, publish, spread, table
 from sft.workload import SHAPES, Workload
-from train_sft import EVALUATION_LOSS, LOSS_AT_START, OURS, call, our_environment, rival, say, tokens
+from train_sft import EVALUATION_LOSS, LOSS_AT_START, OURS, call, installed, our_environment, rival, say, tokens
 
 LITGPT = ("litgpt==0.5.13", "requests")
 STEPS = {"15m": 9, "nano": 9, "tiny": 3}
@@ -36,13 +34,7 @@ TARGET = 1.5
 
 def litgpt(venv_dir: Path) -> Path:
     """Return the python of an environment with LitGPT, making it when it is not there."""
-    python, ready = venv_dir / "bin" / "python", venv_dir / ".ready"
-    if not ready.exists():
-        say(f"installing {LITGPT[0]} into {venv_dir} (first time only)")
-        venv.create(venv_dir, with_pip=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "torch==2.13.0", *LITGPT], check=True)
-        ready.touch()
-    return python
+    return installed(venv_dir, "torch==2.13.0", *LITGPT)
 
 
 def compare(workload: Workload, given: argparse.Namespace, pythons: dict[str, Path]) -> dict[str, Any]:
@@ -108,8 +100,8 @@ def verdicts(result: dict[str, Any]) -> list[str]:
     return broken
 
 
-def report(results: list[dict[str, Any]], command: str) -> str:
-    """Return the Markdown page."""
+def report(results: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the parts of the page."""
     head = ["shape", "contestant", "tokens/s", "our speed ratio", "… compiled", "peak memory, MB", "our share of it"]
     head += ["… compiled", "start-up, s", "first step, s", "judged loss"]
     rows, checks = [], []
@@ -147,23 +139,22 @@ def report(results: list[dict[str, Any]], command: str) -> str:
         "allocates, and compiles where a contestant compiles) and is shown apart. Ratios are medians over pairs that "
         f"ran one after the other, with the smallest and the largest. Target: at least {TARGET}× the better rival."
     )
-    parts = ["# W2: continued pre-training", text, table(head, rows), "\n".join(checks), provenance(command)]
-    return "\n\n".join(parts) + "\n"
+    return text, table(head, rows), "\n".join(checks)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cache = Path(tempfile.gettempdir()) / "metier-benchmarks"
-    data = os.environ.get("METIER_DATA") or str(REPOSITORY.parent / "shared" / "data")
     parser.add_argument("--shapes", nargs="+", default=["15m", "nano"], choices=sorted(SHAPES))
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--data", type=Path, default=Path(data))
+    parser.add_argument("--data", type=Path, default=data_dir(), help="the public data sets (METIER_DATA)")
     parser.add_argument("--trl-venv", type=Path, default=cache / "trl", help="where the environment with TRL goes")
     parser.add_argument("--litgpt-venv", type=Path, default=cache / "litgpt", help="where the one with LitGPT goes")
     parser.add_argument("--work-dir", type=Path, default=cache / "w2")
     parser.add_argument("--out", default=str(Path(__file__).with_suffix(".md")), help="the page, - for the terminal")
     given = parser.parse_args()
+    need(given.data / "gutenberg")
     pythons = {"trl": rival(given.trl_venv), "litgpt": litgpt(given.litgpt_venv)}
     results = [
         compare(
@@ -176,11 +167,7 @@ def main() -> int:
         )
         for shape in given.shapes
     ]  # fmt: skip
-    page = report(results, "python benchmarks/train_cpt.py " + " ".join(sys.argv[1:]))
-    if given.out == "-":
-        print(page)
-    else:
-        Path(given.out).write_text(page, encoding="utf-8")
+    publish(given.out, "W2: continued pre-training", *report(results))
     return 1 if any(verdicts(r) for r in results) else 0
 
 

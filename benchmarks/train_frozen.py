@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from machine import REPOSITORY, provenance, spread, table
+from machine import data_dir, need, publish, spread, table
 from sft.workload import Workload
 from train_sft import EVALUATION_LOSS, LOSS_AT_START, MICRO_BATCH_TOKENS, call, our_environment, rival, say
 
@@ -141,8 +141,8 @@ def verdicts(result: dict[str, Any]) -> list[str]:
     return broken
 
 
-def report(results: dict[str, dict[str, Any]], command: str) -> str:
-    """Return the Markdown page."""
+def report(results: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """Return the parts of the page."""
     head = ["workload", "contestant", "seconds", "of them the cache", "our speed ratio", "target", "judged loss"]
     rows, checks = [], []
     for title, result in results.items():
@@ -170,36 +170,35 @@ def report(results: dict[str, dict[str, Any]], command: str) -> str:
         "What is equal and how it is checked: see the script. Times are whole trainings: the cache and the first epoch "
         "are inside. Ratios are medians over pairs that ran one after the other, with the smallest and the largest."
     )
-    parts = ["# W3: a frozen base", text, table(head, rows), "\n".join(checks), provenance(command)]
-    return "\n\n".join(parts) + "\n"
+    return text, table(head, rows), "\n".join(checks)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cache = Path(tempfile.gettempdir()) / "metier-benchmarks"
-    data = os.environ.get("METIER_DATA") or str(REPOSITORY.parent / "shared" / "data")
     parser.add_argument("--epochs", type=int, nargs="*", default=[3, 10], help="of the runs with a head alone")
     parser.add_argument("--no-lora", action="store_true", help="leave the top-quarter LoRA out")
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--data", type=Path, default=Path(data))
-    parser.add_argument("--minilm", type=Path, default=os.environ.get("METIER_MINILM"), help="directory of the encoder")
+    parser.add_argument("--data", type=Path, default=data_dir(), help="the public data sets (METIER_DATA)")
+    minilm = os.environ.get("METIER_MINILM") or None
+    parser.add_argument("--minilm", type=Path, default=minilm, help="directory of the encoder")
     parser.add_argument("--venv-dir", type=Path, default=cache / "trl", help="where the environment with TRL goes")
     parser.add_argument("--work-dir", type=Path, default=cache / "w3")
     parser.add_argument("--out", default=str(Path(__file__).with_suffix(".md")), help="the page, - for the terminal")
     given = parser.parse_args()
     if given.epochs and given.minilm is None:
         raise SystemExit("set METIER_MINILM or --minilm: benchmarks/get_minilm.py says where it comes from")
+    if given.epochs and not (Path(given.minilm) / "config.json").exists():
+        raise SystemExit(f"{given.minilm} is no model directory: METIER_MINILM or --minilm (benchmarks/get_minilm.py)")
+    for name in [*(["banking77"] if given.epochs else []), *([] if given.no_lora else ["gsm8k"])]:
+        need(given.data / name)
     python = rival(given.venv_dir)
     results = {f"frozen MiniLM + head, {n} epochs": head_only(n, given, python) for n in given.epochs}
     if not given.no_lora:
         results[f"LoRA on the top quarter ({LORA_SHAPE}), {LORA_EPOCHS} epochs"] = top_quarter(given, python)
-    page = report(results, "python benchmarks/train_frozen.py " + " ".join(sys.argv[1:]))
-    if given.out == "-":
-        print(page)
-    else:
-        Path(given.out).write_text(page, encoding="utf-8")
+    publish(given.out, "W3: a frozen base", *report(results))
     return 1 if any(verdicts(r) for r in results.values()) else 0
 
 

@@ -25,7 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from machine import REPOSITORY, provenance, spread, table
+from machine import REPOSITORY, data_dir, need, publish, spread, table
 from sft.workload import SHAPES, Workload
 
 from metier.core.jobs import worker_environment
@@ -42,14 +42,23 @@ OURS = {"metier": {**METIER_SETTINGS, "compile": False}, "metier compiled": {**M
 
 def rival(venv_dir: Path) -> Path:
     """Return the python of an environment with TRL, making it when it is not there."""
+    constraints = str(REPOSITORY / "constraints.txt")
+    return installed(venv_dir, "-c", constraints, "torch", TRL, "peft", "datasets")
+
+
+def installed(venv_dir: Path, *wanted: str) -> Path:
+    """Return the python of an environment with what pip was asked for, making it when it is not there."""
     python = venv_dir / "bin" / "python"
     ready = venv_dir / ".ready"
     if not ready.exists():
-        say(f"installing {TRL} into {venv_dir} (first time only)")
+        say(f"installing {' '.join(wanted)} into {venv_dir} (first time only)")
         venv.create(venv_dir, with_pip=True)
-        constraints = str(REPOSITORY / "constraints.txt")
-        install = [str(python), "-m", "pip", "install", "--quiet", "-c", constraints, "torch", TRL, "peft", "datasets"]
-        subprocess.run(install, check=True, stdout=sys.stderr)
+        install = [str(python), "-m", "pip", "install", "--quiet", *wanted]
+        done = subprocess.run(install, check=False, stdout=sys.stderr)
+        if done.returncode:
+            raise SystemExit(
+                f"pip could not make {venv_dir}: the rival's packages come from a package index (see above)"
+            )
         ready.touch()
     return python
 
@@ -170,10 +179,9 @@ def verdicts(result: dict[str, Any]) -> list[str]:
     return broken
 
 
-def report(results: list[dict[str, Any]], command: str) -> str:
-    """Return the Markdown page."""
+def report(results: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Return the parts of the page, and what stands under them beside the provenance."""
     parts = [
-        "# W1: supervised fine-tuning on GSM8K against TRL",
         "What is equal and how it is checked: see the script, `benchmarks/train_sft.py`. The first step of each run is "
         "left out of the times (both sides allocate in it, and ours compiles in it) and shown apart, as is start-up. "
         "The product compiles blocks in runs of over four minutes where a trial pays. Speed ratios are medians over "
@@ -242,7 +250,7 @@ def report(results: list[dict[str, Any]], command: str) -> str:
         "One tokenizer (8,192 pieces, trained on GSM8K) serves all shapes, so that the tokens are the same; the "
         "size of the output layer is the shape's own.",
     ]
-    return "\n\n".join([*parts, table(head, rows), "\n".join(checks), provenance(command, extra=extra)]) + "\n"
+    return [*parts, table(head, rows), "\n".join(checks)], extra
 
 
 def say(text: str) -> None:
@@ -252,18 +260,18 @@ def say(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cache = Path(tempfile.gettempdir()) / "metier-benchmarks"
-    data = os.environ.get("METIER_DATA") or str(REPOSITORY.parent / "shared" / "data")
     parser.add_argument("--shapes", nargs="+", default=["15m", "nano", "135m"], choices=sorted(SHAPES))
     parser.add_argument("--adapters", nargs="+", default=["full", "lora"], choices=["full", "lora"])
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, help="optimiser steps per run (default: by shape)")
     parser.add_argument("--batch-size", type=int, default=16, help="examples per optimiser step")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--gsm8k", type=Path, default=Path(data) / "gsm8k")
+    parser.add_argument("--gsm8k", type=Path, default=data_dir() / "gsm8k")
     parser.add_argument("--venv-dir", type=Path, default=cache / "trl", help="where the environment with TRL goes")
     parser.add_argument("--work-dir", type=Path, default=cache / "w1")
     parser.add_argument("--out", default=str(HERE / "train_sft.md"), help="the page to write, - for the terminal")
     arguments = parser.parse_args()
+    need(arguments.gsm8k)
     python = rival(arguments.venv_dir)
     results = []
     for shape in arguments.shapes:
@@ -285,11 +293,9 @@ def main() -> int:
                     folder=arguments.work_dir,
                 )
             )
-    page = report(results, "python benchmarks/train_sft.py " + " ".join(sys.argv[1:]))
-    if arguments.out == "-":
-        print(page)
-    else:
-        Path(arguments.out).write_text(page, encoding="utf-8")
+    parts, extra = report(results)
+    publish(arguments.out, "W1: supervised fine-tuning on GSM8K against TRL", *parts, extra=extra)
+    if arguments.out != "-":
         (Path(arguments.out).with_suffix(".json")).write_text(json.dumps(results, indent=1), encoding="utf-8")
     return 1 if any(verdicts(r) for r in results) else 0
 

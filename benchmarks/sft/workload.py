@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -87,6 +86,7 @@ class Workload:
 def prepare(work: Path, workload: Workload, rows: Path) -> dict[str, Any]:
     """Write the workload's folder and return the facts about its tokens; `rows`: the folder of GSM8K or Gutenberg."""
     import torch
+    from machine import nano_dir
     from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
     from metier.data.batching import step_examples
@@ -98,7 +98,7 @@ def prepare(work: Path, workload: Workload, rows: Path) -> dict[str, Any]:
     tokenizer = train_tokenizer(texts)
     shape = SHAPES[workload.shape]
     if shape is None:
-        config = AutoConfig.from_pretrained(str(resources.files("metier.models").joinpath("assets/nano")))
+        config = AutoConfig.from_pretrained(nano_dir())
     else:
         config = LlamaConfig(**shape, max_position_embeddings=2048, tie_word_embeddings=True)
     torch.manual_seed(workload.seed)
