@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_BYTES = 48 * 2**20
-"""Size of one chunk of float32 logits: small enough to stay near the cache, large enough for a full-speed GEMM."""
+CHUNK_BYTES = 64 * 2**20
+"""Logits of one chunk, which go through the matrix products together; a trained head's gradient may take as much."""
+STRIP_BYTES = 8 * 2**20
+"""Rows of a chunk that are float32 at once: softmax and gradient pass over them some eight times, in the cache."""
 
 ROUND_ROWS = 32
 """Rows are filled up to a multiple of it with rows of weight zero on a CPU: oneDNN compiles, and keeps, three matrix
@@ -32,9 +34,10 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Return Σ wᵢ · CE(softcap(scale · (W hᵢ + b)), tᵢ) in nats without ever holding the N × V logits.
 
-    Rows go through in chunks. The gradient is made in the forward pass, while a chunk's logits are at hand, so that
-    nothing of size V is kept for backward; the head's gradient is summed in float32, and is not made at all when the
-    head is frozen. The matrix products run in the dtype of `hidden_ND`; softmax and sums are float32.
+    Rows go through in chunks. The gradient is made in the forward pass, in the place of a chunk's logits, so that
+    nothing of size N × V is kept for backward; the head's gradient is summed in float32, and is not made at all when
+    the head is frozen. The matrix products run in the dtype of `hidden_ND`; softmax and sums are float32, a strip of a
+    chunk at a time.
 
     Args:
         hidden_ND: final hidden states of the supervised rows only.
@@ -47,13 +50,22 @@ def linear_cross_entropy(
     """
     if hidden_ND.shape[0] == 0:
         return hidden_ND.sum() * 0.0
-    rows = chunk_rows or max(32, min(hidden_ND.shape[0], CHUNK_BYTES // (4 * weight_VD.shape[0])))
+    rows = chunk_rows or _chunk_rows(hidden_ND, weight_VD)
     # The dtype of hidden_ND decides; autocast would second-guess it.
     with torch.autocast(hidden_ND.device.type, enabled=False):
         total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden_ND, weight_VD, bias_V, targets_N, weights_N, float(scale), softcap, rows
         )
     return total
+
+
+def _chunk_rows(hidden_ND: Tensor, weight_VD: Tensor) -> int:
+    """As many rows as a pass over a trained head's gradient is worth, which every chunk costs; a multiple."""
+    vocabulary, width = weight_VD.shape
+    room = CHUNK_BYTES // (vocabulary * hidden_ND.element_size())
+    if weight_VD.requires_grad:
+        room = max(room, width)
+    return max(1, min(hidden_ND.shape[0] + ROUND_ROWS, room) // ROUND_ROWS) * ROUND_ROWS
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -79,39 +91,36 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight.device) if needs_weight else None
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
-        for start in range(0, hidden_ND.shape[0], rows):
-            part = slice(start, start + rows)
-            hidden, targets, weights = hidden_ND[part], targets_N[part, None], weights_N[part].float()
-            logits = (hidden @ weight.T).float()
-            if bias_V is not None:
-                logits += bias_V.detach().float()
-            if scale != 1.0:
-                logits *= scale
-            slope = None
-            if softcap is not None:
-                logits.div_(softcap).tanh_()
-                slope = 1.0 - logits.square()
-                logits *= softcap
-            chosen = logits.gather(1, targets)
-            peak = logits.amax(dim=1, keepdim=True)
-            exps = logits.sub_(peak).exp_()
-            norm = exps.sum(dim=1, keepdim=True)
-            total += (weights[:, None] * (norm.log() + peak - chosen)).sum()
-            if not (needs_hidden or needs_weight or needs_bias):
-                continue
-            grad_logits = exps.mul_(weights[:, None] / norm)
-            grad_logits.scatter_add_(1, targets, -weights[:, None])
-            if slope is not None:
-                grad_logits *= slope
-            if scale != 1.0:
-                grad_logits *= scale
-            if grad_bias is not None:
-                grad_bias += grad_logits.sum(dim=0)
-            grad_logits = grad_logits.to(hidden.dtype)
+        length, vocabulary = hidden_ND.shape[0], weight.shape[0]
+        rows = min(rows, length)
+        strip = max(1, min(rows, STRIP_BYTES // (4 * vocabulary)))
+        # Every buffer is made once: a large block that is freed and made anew costs more than the arithmetic on it.
+        chunk_RV = torch.empty(rows, vocabulary, dtype=weight.dtype, device=weight.device)
+        lowered = weight.dtype != torch.float32
+        strip_SV = torch.empty(strip, vocabulary, dtype=torch.float32, device=weight.device) if lowered else None
+        product_VD = torch.empty_like(weight) if lowered and needs_weight else None
+        for start in range(0, length, rows):
+            hidden = hidden_ND[start : start + rows]
+            logits_RV = chunk_RV[: len(hidden)]
+            torch.mm(hidden, weight.T, out=logits_RV)
+            for first in range(0, len(hidden), strip):
+                part = slice(start + first, start + min(first + strip, len(hidden)))
+                narrow = logits_RV[first : first + strip]
+                wide = narrow if strip_SV is None else strip_SV[: len(narrow)].copy_(narrow)
+                total += _into_gradient(wide, targets_N[part, None], weights_N[part, None], bias_V, scale, softcap)
+                if grad_bias is not None:
+                    grad_bias += wide.sum(dim=0)
+                if wide is not narrow:
+                    narrow.copy_(wide)
             if grad_hidden is not None:
-                torch.mm(grad_logits, weight, out=grad_hidden[part])
-            if grad_weight is not None:
-                grad_weight += grad_logits.T @ hidden.detach()
+                torch.mm(logits_RV, weight, out=grad_hidden[start : start + rows])
+            if grad_weight is None:
+                continue
+            if product_VD is None:
+                grad_weight.addmm_(logits_RV.T, hidden.detach())
+            else:
+                torch.mm(logits_RV.T, hidden.detach(), out=product_VD)
+                grad_weight.add_(product_VD) if start else grad_weight.copy_(product_VD)
         if grad_hidden is not None:
             grad_hidden = grad_hidden[:given]
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
@@ -129,6 +138,37 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if grad_bias is None else grad_bias.mul_(grad_total),
             *(None,) * 5,
         )
+
+
+def _into_gradient(
+    logits_SV: Tensor,
+    targets_S1: Tensor,
+    weights_S1: Tensor,
+    bias_V: Tensor | None,
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """Put the gradient of the weighted loss in the place of float32 products W h; return the loss."""
+    weights_S1 = weights_S1.float()
+    if bias_V is not None:
+        logits_SV += bias_V.detach().float()
+    if scale != 1.0:
+        logits_SV *= scale
+    slope = None
+    if softcap is not None:
+        logits_SV.div_(softcap).tanh_()
+        slope = 1.0 - logits_SV.square()
+        logits_SV *= softcap
+    chosen = logits_SV.gather(1, targets_S1)
+    peak = logits_SV.amax(dim=1, keepdim=True)
+    norm = logits_SV.sub_(peak).exp_().sum(dim=1, keepdim=True)
+    loss = (weights_S1 * (norm.log() + peak - chosen)).sum()
+    logits_SV.mul_(weights_S1 / norm).scatter_add_(1, targets_S1, -weights_S1)
+    if slope is not None:
+        logits_SV *= slope
+    if scale != 1.0:
+        logits_SV *= scale
+    return loss
 
 
 def single_label(logits_NK: Tensor, targets_N: Tensor, *, label_smoothing: float = 0.0) -> Tensor:

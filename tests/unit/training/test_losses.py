@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from metier.training import losses
 from metier.training.losses import linear_cross_entropy, multi_label, single_label, squared_error
 
 
@@ -60,6 +61,29 @@ def test_bfloat16_hidden_states_keep_a_float32_head_gradient() -> None:
     wanted = torch.autograd.grad(plain(hidden, weight, torch.zeros(53), targets, weights, 1.0, None), weight)[0]
     cosine = F.cosine_similarity(weight.grad.flatten(), wanted.flatten(), dim=0)
     assert cosine > 0.9995
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strips_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, bias, targets, weights = problem(rows=70)
+    low = hidden.detach().to(dtype).requires_grad_()
+
+    def found() -> tuple[torch.Tensor, ...]:
+        loss = linear_cross_entropy(low, weight, targets, weights, bias_V=bias, softcap=5.0, chunk_rows=32)
+        return loss, *torch.autograd.grad(loss, (low, weight, bias))
+
+    whole = found()
+    monkeypatch.setattr(losses, "STRIP_BYTES", 5 * 4 * 53)  # five rows: they divide neither a chunk nor its rest
+    for one, other in zip(found(), whole, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_chunk_is_worth_a_pass_over_a_trained_heads_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 64 * 53 * 4)
+    hidden, weight, *_ = problem(rows=400, width=128)
+    assert losses._chunk_rows(hidden, weight.detach()) == 64
+    assert losses._chunk_rows(hidden, weight) == 128, "as many as the width"
+    assert losses._chunk_rows(hidden[:40], weight) == 64, "no more than there are, filled up"
 
 
 def test_no_supervised_row_is_a_zero_with_a_gradient_path() -> None:
