@@ -11,10 +11,12 @@ The same sources, options and code give the same version: it is found, not made 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from metier.core.catalog import catalog
 from metier.core.errors import DataError, RowError
 from metier.core.extras import installed
 from metier.core.project import Project, digest_bytes, digest_json
@@ -22,7 +24,7 @@ from metier.core.recipe import Kind, Recipe
 from metier.core.types import SPLITS, Example, Split
 from metier.data import review
 from metier.data.labels import judge_labels
-from metier.data.privacy import vault
+from metier.data.privacy import anonymity, vault
 from metier.data.prompt import check_version, literals
 from metier.data.quarantine import Quarantine
 from metier.data.reading import (
@@ -104,6 +106,7 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
         "steps": steps,
         **split_facts,
         **label_facts,
+        "privacy": _privacy(recipe, project, splits),
         "prompt": recipe.data.prompt.model_dump(mode="json"),
         "parents": [previous.name] if previous and split_facts["split"]["made"] else [],
     }
@@ -134,8 +137,26 @@ def inputs(recipe: Recipe, project: Project) -> dict[str, Any]:
 
 def _vault(recipe: Recipe, project: Project) -> AbstractContextManager[object]:
     """Open the vault of the dataset where a step draws surrogates."""
-    drawing = any(s.kind == "deidentify" and s.options.get("strategy") == "surrogate" for s in recipe.data.steps)
-    return vault.opened(project.private_dir / "vaults" / f"{recipe.name}.vault") if drawing else nullcontext()
+    drawing = any(options.strategy == "surrogate" for options in _deidentifying(recipe))
+    return vault.opened(vault.file(project, recipe.name)) if drawing else nullcontext()
+
+
+def _privacy(recipe: Recipe, project: Project, splits: Mapping[Split, Sequence[Example]]) -> dict[str, Any]:
+    """Return what the manifest says of the privacy of the rows that are written."""
+    steps = _deidentifying(recipe)
+    drawn = any(options.strategy == "surrogate" for options in steps)
+    subjects = [s.permission.subject_key for s in recipe.data.sources if s.permission and s.permission.subject_key]
+    return anonymity.statement(
+        [example for examples in splits.values() for example in examples],
+        profiles=[options.profile for options in steps],
+        vault=vault.file(project, recipe.name).relative_to(project.root).as_posix() if drawn else None,
+        linking=sorted({*subjects, *filter(None, [recipe.data.split.group_by])}),
+    )
+
+
+def _deidentifying(recipe: Recipe) -> list[Any]:
+    """Return the options of the recipe's `deidentify` steps, in order."""
+    return [catalog("steps").options(s.kind, s.options) for s in recipe.data.steps if s.kind == "deidentify"]
 
 
 def prepare(

@@ -151,6 +151,7 @@ def _context(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[st
             (s.get("name", MISSING), page.cell(s.get("rows_in")), page.cell(s.get("rows_out")), s.get("note", ""))
             for s in manifest.get("steps", [])
         ],
+        "privacy_rows": _privacy(manifest.get("privacy") or {}),
         "quarantine_rows": quarantine,
         "num_quarantined": sum(int(row[1].replace(",", "")) for row in quarantine),
         "proof_rows": page.flat(_counts_only(proof)),
@@ -180,6 +181,19 @@ def _name(path: Any) -> str:
 def _counts_only(proof: Mapping[str, Any]) -> dict[str, Any]:
     """Leave the ids of single rows out of the page."""
     return {key: value for key, value in proof.items() if not isinstance(value, list)}
+
+
+def _privacy(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (what, words) of the manifest's statement on privacy."""
+    rows = [(name, str(facts[name])) for name in ("status", "why", "vault") if facts.get(name)]
+    if quasi := facts.get("quasi_identifiers"):
+        share = 100 * quasi["rows_below_5"] / max(quasi["rows"], 1)
+        figures = f"k = {quasi['k']:,}; {quasi['rows_below_5']:,} of {quasi['rows']:,} rows ({share:.1f} %) in classes"
+        rows.append((f"k-anonymity by {', '.join(quasi['columns'])}", f"{figures} below 5"))
+    for name, check in facts.get("checks", {}).items():
+        passed = "holds" if check["passed"] else "does not hold"
+        rows.append((str(name).replace("_", " "), f"{passed}: {check['what']}"))
+    return rows
 
 
 def _quarantine(facts: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -213,6 +227,9 @@ def _missing(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[st
         absent = sum(permission.get(key) is None for permission in permissions)
         if absent:
             found.append(f"{absent} of {len(sources)} sources have no {text}.")
+    personal = sum(permission.get("personal_data") is True for permission in permissions)
+    if personal and (manifest.get("privacy") or {}).get("status") == "not de-identified":
+        found.append(f"{personal} of {len(sources)} sources hold personal data, and no step de-identifies them.")
     for split in ("validation", "test"):
         if 0 < manifest.get("counts", {}).get(split, 0) < 100:
             found.append(f"The {split} split has fewer than 100 rows: too few for a verdict.")

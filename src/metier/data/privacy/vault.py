@@ -16,13 +16,18 @@ from pathlib import Path
 
 from metier.core.errors import ConfigError, DataError
 from metier.core.extras import need, user_dir
-from metier.core.project import disk_errors, write_bytes
+from metier.core.project import Project, disk_errors, write_bytes
 from metier.data.privacy.surrogates import Vault
 
 _MAGIC = b"metier-vault-1\n"
 _NONCE_BYTES = 12
 _WHY = "keep the surrogates of `deidentify` in an encrypted vault (the strategies mask and tag work without it)"
 _open: ContextVar[Vault | None] = ContextVar("vault", default=None)
+
+
+def file(project: Project, name: str) -> Path:
+    """Return where the vault of a dataset lies, whether it is there or not."""
+    return project.private_dir / "vaults" / f"{name}.vault"
 
 
 def current() -> Vault:
@@ -108,9 +113,9 @@ def _key_file() -> Path:
 
 def _key(*, make: bool) -> bytes:
     """Return the user's key; one is made where there is none and a vault is to be written."""
-    file = _key_file()
-    if not file.exists() and make:
-        write_bytes(file, secrets.token_bytes(32))
-        file.chmod(0o600)
-    with disk_errors(file):
-        return file.read_bytes() if file.exists() else bytes(32)
+    path = _key_file()
+    if not path.exists() and make:
+        write_bytes(path, secrets.token_bytes(32))
+        path.chmod(0o600)
+    with disk_errors(path):
+        return path.read_bytes() if path.exists() else bytes(32)
