@@ -103,16 +103,22 @@ def cli_page() -> str:
         "141 the reader of stdout went away · 143 terminated.\n"
     )
     parts.append(_help(root, "metier", None))
+    context = root.context_class(root, info_name="metier")
     for name in JOURNEY:
-        command = root.commands[name]
-        context = command.context_class(root, info_name="metier")
-        parts.append(_help(command, f"metier {name}", context))
-        for inner, sub in getattr(command, "commands", {}).items():
-            outer = command.context_class(command, info_name=name, parent=context)
-            parts.append(_help(sub, f"metier {name} {inner}", outer))
+        parts += _helps(root.commands[name], f"metier {name}", context)
     parts.append("## Environment\n\n| variable | meaning |\n|---|---|")
     parts.append("\n".join(f"| `{name}` | {_cell(meaning)} |" for name, meaning in ENVIRONMENT.items()) + "\n")
     return "\n".join(parts)
+
+
+def _helps(command: Any, title: str, parent: Any) -> list[str]:
+    """Return the help of a command and of those below it."""
+    context = command.context_class(command, info_name=title.split()[-1], parent=parent)
+    below = getattr(command, "commands", {}).items()
+    return [
+        _help(command, title, parent),
+        *(page for name, inner in below for page in _helps(inner, f"{title} {name}", context)),
+    ]
 
 
 def _help(command: Any, title: str, parent: Any) -> str:

@@ -78,12 +78,31 @@ def save(vault: Vault, path: Path) -> None:
     path.chmod(0o600)
 
 
+def existing(project: Project, name: str) -> Path:
+    """Return the file of a vault that is there.
+
+    Raises:
+        DataError: E368, there is none of that name.
+    """
+    path = file(project, name)
+    known = sorted(p.stem for p in path.parent.glob("*.vault"))
+    if name in known:
+        return path
+    raise DataError(
+        368,
+        f"There is no vault `{name}`",
+        place=str(path.parent),
+        expected=", ".join(known) or "no vault was made here, or all were destroyed",
+        fix="--vault NAME with one of these; it has the name of the recipe that drew the surrogates",
+    )
+
+
 def load(path: Path) -> Vault:
     """Read a vault.
 
     Raises:
         MachineError: E450, `cryptography` is not installed.
-        DataError: E365, the file is damaged, or it was made with another key.
+        DataError: E365, the file is damaged, or its key is another one or gone.
     """
     cipher = need("cryptography.hazmat.primitives.ciphers.aead", _WHY).AESGCM(_key(make=False))
     wrong = need("cryptography.exceptions", _WHY).InvalidTag
@@ -103,8 +122,7 @@ def load(path: Path) -> Vault:
         kind: {key: (str(made), str(value)) for key, (made, value) in known.items()}
         for kind, known in content["entries"].items()
     }
-    taken = {text for known in entries.values() for key, (made, _) in known.items() for text in (key, made.lower())}
-    return Vault(bytes.fromhex(content["seed"]), entries, int(content["num_drawn"]), taken)
+    return Vault(bytes.fromhex(content["seed"]), entries, int(content["num_drawn"]))
 
 
 def _key_file() -> Path:
