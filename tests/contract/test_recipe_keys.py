@@ -233,6 +233,14 @@ OPTIONS: dict[str, Effect] = {
     "data.steps.deidentify.strategy": Effect(
         see.rows, ("tag", "mask", "surrogate"), {"data.sources.0.path": "data/people.jsonl"}, refused=("E450",)
     ),
+    "data.steps.deidentify.columns": Effect(
+        see.rows,
+        ({}, {"age": "drop"}, {"age": "tens"}, {"age": "OTHER_ID"}),
+        {"data.sources.0.path": "data/people.jsonl"},
+    ),
+    "data.steps.deidentify.quasi_identifiers": Effect(
+        see.alike, ([], ["sex"], ["sex", "age"]), {"data.sources.0.path": "data/people.jsonl"}
+    ),
     "data.steps.redact_secrets.min_entropy": Effect(
         see.rows, (3.0, 4.5), {"data.sources.0.path": "data/secrets.jsonl"}
     ),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from metier.core.catalog import catalog
-from metier.core.errors import DataError, RowError
+from metier.core.errors import ConfigError, DataError, RowError
 from metier.core.extras import installed
 from metier.core.project import Project, digest_bytes, digest_json
 from metier.core.recipe import Kind, Recipe
@@ -45,6 +45,7 @@ from metier.data.steps import (
     StepResult,
     after_split,
     check_steps,
+    columns_of,
     files_of,
     num_characters,
     packages_of,
@@ -66,7 +67,7 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
         progress: told what is being done.
 
     Raises:
-        ConfigError: E210, E211, E213 a step; E244–E248 the data section; E251, E252 `data.dataset`.
+        ConfigError: E210, E211, E213–E215 a step; E244–E248 the data section; E251, E252 `data.dataset`.
         DataError: E300–E309, E312 sources; E305 no examples; E310 too many bad rows; E320 one label; E321 a label
             that train lacks; E322 no train rows; E323 labels of different types; E340 an altered version; E365 the
             vault of surrogates.
@@ -150,6 +151,8 @@ def _privacy(recipe: Recipe, project: Project, splits: Mapping[Split, Sequence[E
         [example for examples in splits.values() for example in examples],
         profiles=[options.profile for options in steps],
         vault=vault.file(project, recipe.name).relative_to(project.root).as_posix() if drawn else None,
+        quasi_identifiers=sorted({column for options in steps for column in options.quasi_identifiers}),
+        named={column for options in steps for column in options.columns},
         linking=sorted({*subjects, *filter(None, [recipe.data.split.group_by])}),
     )
 
@@ -167,12 +170,13 @@ def prepare(
     Steps see train and auto rows together; given validation and test rows are rewritten like them but never dropped.
 
     Raises:
-        ConfigError: E210, E211.
+        ConfigError: E210, E211; E215 a column that no row has.
         DataError: E305, nothing is left.
     """
     pools: Pools = {}
     for source in collected.sources:
         pools.setdefault(source.source.split, []).extend(source.examples)
+    _check_columns(recipe, pools)
     records = []
     for index, step in enumerate(recipe.data.steps):
         place = recipe.place(f"data.steps.{index}")
@@ -202,6 +206,25 @@ def prepare(
             fix="look at what each step drops: metier data check",
         )
     return pools, records
+
+
+def _check_columns(recipe: Recipe, pools: Pools) -> None:
+    """Refuse a misspelt column of `deidentify`: the one that was meant would stay as it is.
+
+    Raises:
+        ConfigError: E215.
+    """
+    for index, step in enumerate(recipe.data.steps):
+        for column in columns_of([step]) if step.kind == "deidentify" else ():
+            if any(pools.values()) and not any(column in e.meta for examples in pools.values() for e in examples):
+                known = sorted({name for examples in pools.values() for e in examples[:100] for name in e.meta})
+                raise ConfigError(
+                    215,
+                    f"`deidentify` names the column `{column}`, which no row has",
+                    place=recipe.place(f"data.steps.{index}"),
+                    expected=", ".join(known[:20]) or "no column stays beside the text",
+                    fix="write the column as the source has it, or leave it out",
+                )
 
 
 def _record(

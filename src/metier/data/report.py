@@ -186,6 +186,8 @@ def _counts_only(proof: Mapping[str, Any]) -> dict[str, Any]:
 def _privacy(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return (what, words) of the manifest's statement on privacy."""
     rows = [(name, str(facts[name])) for name in ("status", "why", "vault") if facts.get(name)]
+    if unread := facts.get("columns_not_read"):
+        rows.append(("columns that stay as they were read", ", ".join(unread[:MAX_VALUES])))
     if quasi := facts.get("quasi_identifiers"):
         share = 100 * quasi["rows_below_5"] / max(quasi["rows"], 1)
         figures = f"k = {quasi['k']:,}; {quasi['rows_below_5']:,} of {quasi['rows']:,} rows ({share:.1f} %) in classes"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ def statement(
     profiles: Sequence[str],
     vault: str | None,
     quasi_identifiers: Sequence[str] = (),
+    named: Collection[str] = (),
     linking: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what the manifest says of a version's privacy: figures and words, never a value.
@@ -72,12 +73,15 @@ def statement(
         profiles: those of the `deidentify` steps; none: nothing was de-identified.
         vault: the vault's path where a step drew surrogates.
         quasi_identifiers: columns that together may point at a person.
+        named: columns of which the steps say what becomes of them.
         linking: columns that say which rows belong together (subject, group).
     """
     if not profiles:
         return {"status": "not de-identified", "why": "no step removes what identifies people"}
     removed = f"what the rules find for {' and '.join(dict.fromkeys(profiles))}"
     facts: dict[str, Any] = {"profiles": list(dict.fromkeys(profiles)), "vault": vault}
+    if unread := sorted({column for row in rows for column in row.meta} - set(named)):
+        facts["columns_not_read"] = unread
     if quasi_identifiers:
         figures = Classes.of(alike_in(quasi_identifiers, row) for row in rows)
         facts["quasi_identifiers"] = {"columns": list(quasi_identifiers), **figures.to_json()}
