@@ -195,6 +195,9 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
             }
             for i in range(20)
         ],
+        "citizens.jsonl": [
+            {"text": f"Letter {i} pays to the wallet 1BvBMSEYstWetqTFn5Au4m4GFg7xJaNVN2."} for i in range(20)
+        ],
         "secrets.jsonl": [{"text": f"api_key=q9Zt7LwX2bVr{i:02d}, or token: aabb1122aabb{i:02d}"} for i in range(20)],
         "dirty.jsonl": [{"text": f"{text}{i}"} for i, text in enumerate(dirty * 5)],
     }

@@ -241,6 +241,9 @@ OPTIONS: dict[str, Effect] = {
     "data.steps.deidentify.quasi_identifiers": Effect(
         see.alike, ([], ["sex"], ["sex", "age"]), {"data.sources.0.path": "data/people.jsonl"}
     ),
+    "data.steps.deidentify.detectors": Effect(
+        see.rows, ([], ["presidio"]), {"data.sources.0.path": "data/citizens.jsonl"}, refused=("E450",)
+    ),
     "data.steps.redact_secrets.min_entropy": Effect(
         see.rows, (3.0, 4.5), {"data.sources.0.path": "data/secrets.jsonl"}
     ),

@@ -183,6 +183,9 @@ def pii_eval(
         str, typer.Option(help="all, or a or b: the half of the templates (by hash) to tune on or to report.")
     ] = "all",
     lower: Annotated[bool, typer.Option("--lower", help="Write the texts small first.")] = False,
+    detectors: Annotated[
+        list[str] | None, typer.Option("--detector", help="One that joins the rules: presidio; repeatable.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Measure de-identification on labelled texts.
@@ -192,7 +195,7 @@ def pii_eval(
     from metier.actions.data import measure_privacy
 
     show = Show(json)
-    found = measure_privacy(file, profile=profile, side=side, lower=lower)
+    found = measure_privacy(file, profile=profile, side=side, lower=lower, detectors=detectors or ())
     header = ["kind", "spans", "80 % covered", "at least", "all covered", "kind fits"]
     rows = [
         [r.kind, r.enough.total, *map(_percent, (r.enough.share, r.enough.bounds[0], r.full.share, r.named.share))]

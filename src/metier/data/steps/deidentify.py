@@ -18,9 +18,9 @@ from pydantic import Field, field_validator
 from metier.core.catalog import Options as BaseOptions
 from metier.core.types import Example, Text, content_of
 from metier.data.privacy import columns as by_column
-from metier.data.privacy import surrogates, vault
+from metier.data.privacy import presidio, surrogates, vault
 from metier.data.privacy.anonymity import Classes, alike_in
-from metier.data.privacy.engine import detect
+from metier.data.privacy.engine import detect, further
 from metier.data.privacy.kinds import KINDS
 from metier.data.steps import StepResult, map_text
 
@@ -54,6 +54,11 @@ class Options(BaseOptions):
         description="Columns that together may point at a person: k-anonymity is measured on what they become.",
     )
 
+    detectors: tuple[Literal["presidio"], ...] = Field(
+        (),
+        description="Detectors that join the rules: `presidio`, for national numbers of more countries (an extra).",
+    )
+
     @field_validator("columns")
     @classmethod
     def _known_actions(cls, value: dict[str, str]) -> dict[str, str]:
@@ -65,6 +70,11 @@ SAMPLE: dict[str, Any] = {
     "examples": [Text(text="Please call Zbigniew Kowalczyk at 212-555-0134."), Text(text="Nothing to see here.")],
     "result": [Text(text="Please call [PERSON] at [PHONE]."), Text(text="Nothing to see here.")],
 }
+
+
+def packages(options: Options) -> list[tuple[str, str]]:
+    """Return the optional packages that these options use, and why."""
+    return [("presidio_analyzer", presidio.WHY)] if options.detectors else []
 
 
 def columns(options: Options) -> list[str]:
@@ -131,12 +141,13 @@ def _columns(meta: Mapping[str, Any], options: Options, read: Callable[[str], st
 
 def deidentify(text: str, options: Options, counts: Counter[str]) -> str:
     """Return the text with every find replaced, and count the finds by kind."""
+    extra = further(options.detectors)
     if options.strategy == "surrogate":
-        spans = detect(text, options.profile)
+        spans = detect(text, options.profile, extra=extra)
         counts.update(span.kind for span in spans)
         return surrogates.replace(text, spans, vault.current())
     for _ in range(PASSES):
-        spans = detect(text, options.profile)
+        spans = detect(text, options.profile, extra=extra)
         if not spans:
             break
         counts.update(span.kind for span in spans)
