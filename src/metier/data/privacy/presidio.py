@@ -73,10 +73,11 @@ def _recognisers(presidio: Any) -> list[Any]:
             return bool(domains(pattern_text).top_domain_under_public_suffix)
 
     found: list[Any] = [Emails(supported_language="en")]
-    for _, cls in inspect.getmembers(ready, inspect.isclass):
-        checks = "validate_result" in vars(cls) or "invalidate_result" in vars(cls)
-        if checks and issubclass(cls, presidio.PatternRecognizer) and cls is not ready.EmailRecognizer:
-            made = cls(supported_language="en")
+    classes: list[tuple[str, Any]] = inspect.getmembers(ready, inspect.isclass)
+    for _, cls in classes:
+        by_pattern = issubclass(cls, presidio.PatternRecognizer) and cls is not ready.EmailRecognizer
+        if by_pattern and ("validate_result" in vars(cls) or "invalidate_result" in vars(cls)):
+            made: Any = cls(supported_language="en")
             if set(made.supported_entities) <= KINDS_OF.keys():
                 found.append(made)
     return found
