@@ -22,7 +22,7 @@ from metier.core.extras import installed
 from metier.core.project import Project, digest_bytes, digest_json
 from metier.core.recipe import Kind, Recipe
 from metier.core.types import SPLITS, Example, Split
-from metier.data import review
+from metier.data import canaries, review
 from metier.data.labels import judge_labels
 from metier.data.privacy import anonymity, vault
 from metier.data.prompt import check_version, literals
@@ -67,7 +67,8 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
         progress: told what is being done.
 
     Raises:
-        ConfigError: E210, E211, E213–E215 a step; E244–E248 the data section; E251, E252 `data.dataset`.
+        ConfigError: E210, E211, E213–E215 a step; E216 canaries among labels; E244–E248 the data section; E251, E252
+            `data.dataset`.
         DataError: E300–E309, E312 sources; E305 no examples; E310 too many bad rows; E320 one label; E321 a label
             that train lacks; E322 no train rows; E323 labels of different types; E340 an altered version; E365 the
             vault of surrogates.
@@ -108,6 +109,7 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
         **split_facts,
         **label_facts,
         "privacy": _privacy(recipe, project, splits),
+        "canaries": _plant(recipe, splits),
         "prompt": recipe.data.prompt.model_dump(mode="json"),
         "parents": [previous.name] if previous and split_facts["split"]["made"] else [],
     }
@@ -155,6 +157,14 @@ def _privacy(recipe: Recipe, project: Project, splits: Mapping[Split, Sequence[E
         named={column for options in steps for column in options.columns},
         linking=sorted({*subjects, *filter(None, [recipe.data.split.group_by])}),
     )
+
+
+def _plant(recipe: Recipe, splits: dict[Split, list[Example]]) -> dict[str, Any]:
+    """Add the canaries to the training rows; return what the manifest says of them, which is not their digits."""
+    options = recipe.data.canaries
+    planted = canaries.plant(splits["train"], options, seed=recipe.data.split.seed, place=recipe.place("data.canaries"))
+    splits["train"] = [*splits["train"], *planted]
+    return {**options.model_dump(mode="json"), "rows": len(planted)} if planted else {}
 
 
 def _deidentifying(recipe: Recipe) -> list[Any]:

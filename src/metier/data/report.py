@@ -19,6 +19,7 @@ from metier.core import page
 from metier.core.page import MISSING
 from metier.core.project import write_text
 from metier.core.types import Conversation, Example, Labelled, Preference, Rated, Text
+from metier.data.canaries import without
 
 PACKAGE = "metier.data"
 MAX_VALUES = 12
@@ -67,7 +68,7 @@ def front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measure(splits: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
-    """Count labels, lengths and the values of columns.
+    """Count labels, lengths and the values of columns; planted canaries are no rows of the data.
 
     Returns:
         `labels`: label → split → rows; `lengths`: split → p50, p90, p99, max and bins [low, high, rows] in characters;
@@ -75,7 +76,8 @@ def measure(splits: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
     """
     labels: dict[str, Counter[str]] = {}
     columns: dict[str, dict[str, Counter[str]]] = {}
-    for split, examples in splits.items():
+    rows = {split: without(examples) for split, examples in splits.items()}
+    for split, examples in rows.items():
         for example in examples:
             for label in _labels(example):
                 labels.setdefault(label, Counter())[split] += 1
@@ -84,7 +86,7 @@ def measure(splits: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
                     columns.setdefault(column, {}).setdefault(str(value), Counter())[split] += 1
     return {
         "labels": {label: dict(counts) for label, counts in sorted(labels.items())},
-        "lengths": {split: _lengths([_num_characters(e) for e in examples]) for split, examples in splits.items()},
+        "lengths": {split: _lengths([_num_characters(e) for e in examples]) for split, examples in rows.items()},
         "columns": {
             column: {value: dict(counts) for value, counts in sorted(values.items())}
             for column, values in sorted(columns.items())
@@ -219,6 +221,10 @@ def _shares(values: Mapping[str, Mapping[str, int]]) -> list[tuple[str, int, Map
 def _missing(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
     """Return, in sentences, what a careful reader would ask for and not find."""
     found = []
+    if planted := manifest.get("canaries"):
+        found.append(
+            f"Train holds {planted['rows']} planted rows ({planted['num']} canaries), which no figure here counts."
+        )
     sources = _sources(manifest)
     permissions = [source.get("permission") or {} for source in sources]
     for key, text in (
