@@ -22,6 +22,7 @@ from metier.core.project import Project, digest_json
 from metier.core.recipe import Kind, Recipe
 from metier.core.types import Example, content_of
 from metier.data import inspect, review
+from metier.data.canaries import without
 from metier.data.dataset import build, inputs, quarantine_file
 from metier.data.prompt import literals
 from metier.data.quarantine import listing, raw_rows
@@ -207,7 +208,7 @@ def _signs(recipe: Recipe, dataset: Dataset, progress: Progress | None) -> Itera
     listed = {step.kind for step in recipe.data.steps}
     signs = {name: getattr(catalog("steps").get(name), "SIGN", None) for name in catalog("steps").names()}
     wanted = {name: sign for name, sign in signs.items() if sign is not None and name not in listed}
-    examples = dataset.examples("train")
+    examples = without(dataset.examples("train"))
     held_out: dict[Any, list[Example]] = {split: dataset.examples(split) for split in ("validation", "test")}
     around = Around(held_out=held_out, literals=literals(recipe.data.prompt.user))
     for index, (name, sign) in enumerate(wanted.items()):

@@ -21,6 +21,7 @@ from metier.core.project import Project, digest_file, digest_json, read_json
 from metier.core.recipe import Recipe
 from metier.core.run import Run
 from metier.core.types import Split
+from metier.data.canaries import is_canary, without
 from metier.evaluation import card, suite
 from metier.evaluation import report as reports
 from metier.evaluation.inputs import EvaluationInput
@@ -100,10 +101,12 @@ def evaluate_parts(
         split = _main_split({s: dataset.count(s) for s in ("validation", "test")})
     data, training = summary.data_summary(parts, split), summary.training_summary(parts, run, path)
     folder = folder_of(run, split=split, step=training.best_step, rows=data.rows)
-    measured = dataset.examples(split)
+    measured, trained = dataset.examples(split), dataset.examples("train")
+    planted = {example.id: example for example in trained if is_canary(example)}
     given = EvaluationInput(
         policy=parts.policy,
-        train=dataset.examples("train"),
+        train=without(trained),
+        canaries=tuple(planted.values()),
         validation=dataset.examples("validation"),
         test=measured,
         split=split,

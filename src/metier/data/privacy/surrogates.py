@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from metier.data.privacy import lexicon as lex
 from metier.data.privacy.detectors.checksums import luhn
 from metier.data.privacy.spans import Span
+from metier.data.privacy.words import share
 
 _ONSETS = [
     "b",
@@ -75,7 +76,13 @@ class Vault:
     entries: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
     num_drawn: int = 0
     taken: set[str] = field(default_factory=set)
-    """Surrogates and originals, folded: what no new surrogate may be."""
+    """Surrogates and originals, folded: what no new surrogate may be. Of the short numbers of addresses, of which there
+    are too few, the surrogates alone, under PART."""
+
+    def __post_init__(self) -> None:
+        for kind, known in self.entries.items():
+            for key, (made, _) in known.items():
+                self.taken |= {key, made.lower(), f"{kind}\0{made.lower()}"} if kind == "PART" else {key, made.lower()}
 
 
 def replace(text: str, spans: Sequence[Span], vault: Vault) -> str:
@@ -111,23 +118,25 @@ def _part(word: str, vault: Vault) -> str:
     if low in _KEPT or (word.isupper() and word in lex.STATE_CODES):
         return word
     if word.isalpha() and len(word) > 1:
-        return _in_case(_drawn(low, "WORD", vault, lambda rng: _invented(low, rng)), word)
+        return _in_case(_drawn(word, "WORD", vault, lambda rng: _invented(low, rng)), word)
     return _drawn(word, "PART", vault, lambda rng: _scrambled(word, rng), unique=len(word) > 4)
 
 
 def _drawn(value: str, kind: str, vault: Vault, make: Callable[[random.Random], str], *, unique: bool = True) -> str:
+    """Return the surrogate of a value; `unique`: no value and no other surrogate of any kind, else none of its kind."""
     key = " ".join(value.lower().split())
     known = vault.entries.setdefault(kind, {})
     if key in known:
         return known[key][0]
     vault.taken.add(key)
+    kinds = "" if unique else f"{kind}\0"
     for extra in range(TRIES):
         vault.num_drawn += 1
         made = make(random.Random(vault.seed + vault.num_drawn.to_bytes(8, "big")))
         made += str(extra) if extra > TRIES // 2 else ""  # a short form has run out of values
-        if made.lower() != key and (not unique or made.lower() not in vault.taken):
+        if made.lower() != key and kinds + made.lower() not in vault.taken:
             break
-    vault.taken.add(made.lower())
+    vault.taken |= {made.lower(), f"{kind}\0{made.lower()}"} if kind == "PART" else {made.lower()}
     known[key] = (made, value)
     return made
 
@@ -167,12 +176,15 @@ def _scrambled(value: str, rng: random.Random) -> str:
 
 
 def _invented(word: str, rng: random.Random) -> str:
-    """Return a word that nobody is called, in the script of the given one, small."""
+    """Return a word that nobody is called and that means nothing, in the script of the given one, small."""
     for letters, script in _SCRIPTS:
         if script.search(word):
             return "".join(rng.choice(letters) for _ in range(max(2, len(word))))
-    syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))]
-    return "".join(syllables) + rng.choice(_ENDS)
+    while True:
+        syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))]
+        made = "".join(syllables) + rng.choice(_ENDS)
+        if share(made) is None:  # else `hero` and `data` would be read as words, and not be found again
+            return made
 
 
 def _in_case(made: str, like: str) -> str:
