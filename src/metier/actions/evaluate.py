@@ -15,7 +15,7 @@ import metier
 from metier.actions import summary
 from metier.actions.compose import Parts, Progress, checkpoint_of, compose, for_inference, temperature_of
 from metier.actions.recipes import RESOLVED, WRITTEN, kept
-from metier.core import audit, refs
+from metier.core import audit, erase_runs, refs
 from metier.core.errors import ConfigError
 from metier.core.project import Project, digest_file, digest_json, read_json
 from metier.core.recipe import Recipe
@@ -23,6 +23,7 @@ from metier.core.run import Run
 from metier.core.types import Split
 from metier.evaluation import card, suite
 from metier.evaluation import report as reports
+from metier.evaluation.erase_reports import warned
 from metier.evaluation.inputs import EvaluationInput
 from metier.evaluation.records import read_predictions
 from metier.evaluation.result import Report
@@ -136,6 +137,8 @@ def evaluate_parts(
     if progress is not None:
         given = replace(given, progress=progress)
     found = suite.evaluate(given)
+    for text in erase_runs.warnings(run.status()):
+        found = warned(found, text)
     reports.write(found, folder)
     if folder == run.dir:
         card.write(found, folder)

@@ -6,17 +6,39 @@ Checkpoints hold numbers and figures, and are sealed; a model that saw rows is m
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metier.core.project import Project, read_json, write_bytes, write_json
+from metier.core.project import Project, now, read_json, write_bytes, write_json
 from metier.core.run import Run
 from metier.core.subject import ERASED, Subject, Trace, relative
 
 MARK = "erased"
-"""The field of status.json that says that rows of a run were erased: a list, an entry per erasure."""
+"""The field of status.json that says that rows of a run were erased: `certificate`, `time`, `rows` per erasure."""
 _JSON = ("plan.json", "environment.json", "best.json", "recipe.lines.json")
 _TEXT = ("recipe.yaml", "recipe.resolved.yaml")
+
+
+def mark(run: Run, certificate: str, rows: dict[str, int]) -> None:
+    """Write down that rows which a run saw are gone; once per certificate."""
+    marks = [m for m in run.status().get(MARK, []) if m["certificate"] != certificate]
+    run.update(**{MARK: [*marks, {"certificate": certificate, "time": now(), "rows": rows}]})
+
+
+def warnings(status: Mapping[str, Any]) -> list[str]:
+    """Return what a report, a card and `runs show` say of the erasures of a run, a sentence each."""
+    return [
+        f"{', '.join(f'{n:,} {split}' for split, n in m['rows'].items())} rows of this run were erased on "
+        f"{m['time'][:10]} (certificate {m['certificate']}); the figures were measured before or without them"
+        + ("; the weights were trained on them: retrain it, or retire it." if learnt([m]) else ".")
+        for m in status.get(MARK, [])
+    ]
+
+
+def learnt(marks: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the weights of a run were made with rows that are erased since: by training, or chosen on validation."""
+    return any(m["rows"].get(split) for m in marks for split in ("train", "validation"))
 
 
 class RunFileStore:

@@ -115,7 +115,7 @@ class Subject:
         return mine or self.owns(meta) or self.named(_joined(value))
 
     def in_raw(self, raw: bytes) -> bool:
-        """Whether a record that is no row (as it lies in quarantine) may be the person's: by a field, a name, a text."""
+        """Whether a record that is no row (quarantine) may be the person's: by a field, a name, a text."""
         text = raw.decode("utf-8", "replace")
         try:
             value = json.loads(text)

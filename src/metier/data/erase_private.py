@@ -1,4 +1,4 @@
-"""What lies under private/: quarantine and review lists lose a subject's lines, vaults the entries that are theirs alone."""
+"""Under private/: quarantine and review lists lose a subject's lines, vaults the entries that are theirs alone."""
 
 from __future__ import annotations
 

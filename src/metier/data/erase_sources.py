@@ -1,9 +1,9 @@
 """The raw files that lie in the project: a subject's rows are taken out, every other byte stays as it was.
 
-Lines and CSV records are left out; a JSON list and a Parquet table are written anew without the rows; in text, Markdown
-and HTML the places are replaced, and a file that is the subject's as a whole, by its name or its text, is deleted. PDF and
-DOCX cannot be rewritten: `find` goes on naming them, and the erasure does not end well before somebody replaced them.
-Files outside the project are read only.
+Lines and CSV records are left out; a JSON list and a Parquet table are written anew without the rows; in text,
+Markdown and HTML the places are replaced, and a file that is the subject's as a whole, by its name or its text, is
+deleted. PDF and DOCX cannot be rewritten: `find` goes on naming them, and the erasure does not end well before somebody
+replaced them. Files outside the project are read only.
 """
 
 from __future__ import annotations
@@ -208,6 +208,3 @@ def _replacing(file: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
             raise
         fsync_directory(file.parent)
-
-
-

@@ -1,9 +1,9 @@
 """Dataset versions: written anew without a subject's rows, under a new digest and with a tombstone.
 
-A version stays what its reference says (`data:support@v3`), but its digest, and the end of its folder's name, are new. A
-tombstone in the manifest says how many rows are gone from each split, when, by whom and with which certificate, and which
-digest it replaces, so that what names the old digest (a run, a later version's `parents`) can still be led here. It holds
-nothing of the person.
+A version stays what its reference says (`data:support@v3`), but its digest, and the end of its folder's name, are new.
+A tombstone in the manifest says how many rows are gone from each split, when, by whom and with which certificate, and
+which digest it replaces, so that what names the old digest (a run, a later version's `parents`) can still be led here.
+It holds nothing of the person.
 
 The new folder is whole before the old one goes; a killed erasure leaves both, and the next one removes the old.
 """
@@ -53,12 +53,15 @@ class VersionStore:
         found = [Trace(self._named(folder), sum(rows.values()), "rows") for folder, rows in self._affected(subject)]
         return found + [Trace(self._named(folder), 1, "left by a killed process") for folder in self._remains()]
 
-    def affected(self, subject: Subject) -> dict[str, dict[str, Any]]:
-        """Return digest → `ref` and `rows` by split of the versions with rows of the subject."""
-        found = {}
+    def affected(self, subject: Subject) -> list[dict[str, Any]]:
+        """Return `ref`, `digest`, `rows` by split and `before` (digests that earlier erasures replaced) of the versions
+        with rows of the subject."""
+        found = []
         for folder, rows in self._affected(subject):
             manifest = read_json(folder / "manifest.json")
-            found[manifest["digest"]] = {"ref": f"data:{manifest['name']}@{manifest['version']}", "rows": rows}
+            before = [str(t["replaces"]) for t in manifest.get("tombstones", [])]
+            facts = {"ref": f"data:{manifest['name']}@{manifest['version']}", "digest": manifest["digest"]}
+            found.append({**facts, "rows": {s: n for s, n in rows.items() if n}, "before": before})
         return found
 
     def erase(self, subject: Subject) -> list[Trace]:

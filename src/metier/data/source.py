@@ -265,7 +265,7 @@ READERS: dict[str, Reader] = {
 
 
 def file_kind(file: Path) -> str:
-    """Return the ending that says how a file is read (`rows.jsonl.gz` → `.jsonl`); empty where it is none of READERS."""
+    """Return the ending that says how a file is read (`rows.jsonl.gz` → `.jsonl`), one of READERS or another."""
     suffixes = [s.lower() for s in file.suffixes]
     if suffixes and suffixes[-1] in (".gz", ".zst"):
         return suffixes[-2] if len(suffixes) > 1 and suffixes[-2] != ".parquet" else ""

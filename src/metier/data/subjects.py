@@ -188,7 +188,9 @@ def _every(project: Project, sources: Sequence[Source], progress: Progress | Non
     """Yield every row of the sources, then every example of the versions."""
     columns = columns_of(sources)
     inside, outside = source_files_of(project, sources)
-    beyond = [file for path in outside if not path.startswith(HUB) for file, _ in source_files(named_path(path, project))]
+    beyond = [
+        file for path in outside if not path.startswith(HUB) for file, _ in source_files(named_path(path, project))
+    ]
     for file in [*inside, *beyond]:
         if progress:
             progress(f"{what}: {file.name}", 0, None)

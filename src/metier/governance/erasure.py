@@ -1,7 +1,7 @@
 """Erase a person: ask every store, prove by a byte scan that nothing is left, certify it.
 
-The stores are handed down by actions, since each lies in the room that owns its files. What a second call needs to finish
-an interrupted one stands in a journal under private/erasure, which is the last thing to go; the certificate, in
+The stores are handed down by actions, since each lies in the room that owns its files. What a second call needs to
+finish an interrupted one stands in a journal under private/erasure, which is the last thing to go; the certificate, in
 erasures/, holds counts, files and digests, and the person as a keyed hash.
 
 Order: journal → audit `erase.begin` → stores, one after the other → every store asked again → byte scan → certificate →
@@ -131,8 +131,8 @@ def erase(
             place=str(certificate["scan"]["left_in"][0]),
             received=", ".join(certificate["scan"]["left_in"][:10]),
             expected="a byte scan of the whole project without a hit",
-            fix="remove it from these files by hand (recipes and other files of your own are never changed; PDF and DOCX "
-            f"are replaced), then repeat the command; {place.name} has the list",
+            fix="remove it from these files by hand (what is no source is never changed, PDF and DOCX cannot "
+            f"be), then repeat the command; {place.name} has the list",
         )
     journal.close()
     return certificate
