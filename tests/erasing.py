@@ -22,7 +22,7 @@ from metier.data.encoded import Encoded
 from metier.data.tokens import TokenTable
 from metier.data.versions import Dataset
 
-WORDS = (
+WORDS = (  # noqa: SIM905
     "amber anchor autumn badger barrel basket beacon blanket bottle branch bridge bucket butter candle canyon carpet "
     "castle cellar cherry circle clover copper corner cotton cradle dancer desert dinner dollar dragon engine falcon "
     "feather fiddle finger flower forest garden ginger hammer harbor hollow island jacket kettle ladder lantern lemon "

@@ -92,7 +92,7 @@ def prepare(project: Project, key: str, also: Iterable[str] = (), progress: Prog
             place=project.name,
             received=f"no row with the key in {', '.join(sorted(columns)) or 'any column'}, and no other trace",
             expected="the value that the column has in the rows",
-            fix="look at the key again; permission.subject_key names the column it stands in, --also takes further texts",
+            fix="look at the key again; permission.subject_key names its column, --also takes further texts",
         )
     notes = {
         "certificate": certificate,

@@ -88,7 +88,7 @@ class VersionStore:
 
     def _affected(self, subject: Subject) -> Iterator[tuple[Path, dict[str, int]]]:
         for folder in _folders(self._project):
-            rows = {split: sum(_theirs(folder, split, subject)) for split in SPLITS}
+            rows: dict[str, int] = {split: sum(_theirs(folder, split, subject)) for split in SPLITS}
             if any(rows.values()) or subject.without(read_json(folder / "manifest.json"))[1]:
                 yield folder, rows
 
@@ -112,7 +112,9 @@ class VersionStore:
                 for name, data in files.items():
                     write_bytes(temporary / name, data)
                 if (folder / "report.html").exists():
-                    report.write(temporary, manifest, report.measure(splits))
+                    report.write(
+                        temporary, manifest, report.measure({str(split): found for split, found in splits.items()})
+                    )
                 write_json(temporary / "manifest.json", manifest)
                 temporary.rename(target)
                 fsync_directory(folder.parent)
@@ -131,7 +133,7 @@ class VersionStore:
         subject: Subject,
     ) -> dict[str, Any]:
         """Return the manifest of the rows that stay: counts and digests anew, nothing that names the subject."""
-        body, _ = subject.without({k: v for k, v in old.manifest.items() if k != "schema_version"})
+        body: dict[str, Any] = subject.without({k: v for k, v in old.manifest.items() if k != "schema_version"})[0]
         tombstone = {
             "certificate": self._certificate,
             "time": now(),

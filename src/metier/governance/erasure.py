@@ -104,7 +104,7 @@ def erase(
     say("byte scan", 0, None)
     hits, num_files, num_bytes = scan(project.root, subject, skip=journal.dir, progress=progress)
     files = sorted({*left, *hits})
-    certificate, _ = subject.without(
+    certificate: dict[str, Any] = subject.without(
         {
             **{name: value for name, value in notes.items() if name != "removed"},
             "who": audit.user(),
@@ -113,7 +113,7 @@ def erase(
             "scan": {"files": num_files, "bytes": num_bytes, "hits": len(files), "left_in": files},
             "complete": not files,
         }
-    )
+    )[0]
     place = write(project, certificate)
     audit.append(
         project,

@@ -80,8 +80,8 @@ def check(
 
     Raises:
         PermissionDenied: E601 nothing stated though it is required, E602 the purpose is not among those stated, E603
-            consent has expired, E604 the retention period is over, E605 consent without the record's id, E606 consent was
-            withdrawn.
+            consent has expired, E604 the retention period is over, E605 consent without the record's id, E606
+            consent was withdrawn.
     """
     required = gate("permission", recipe, settings) == "required"
     day = today or datetime.now(UTC).date()
