@@ -134,7 +134,7 @@ def gather(
     """
     own: list[_Found] = []
     named: list[_Found] = []
-    for row in _every(project, sources, progress, "looking for the subject"):
+    for row in _every(project, subject, sources, progress, "looking for the subject"):
         if subject.owns(row.about):
             own.append(row)
         elif subject.named("\n".join(strings(row.value))):
@@ -154,7 +154,7 @@ def gather(
     others = [*texts_that_stay, *(label for m in manifests(project) for label in m.get("labels") or ())]
     for text in others:
         pieces -= {piece.decode() for piece in stays.found(text.encode())}
-    for row in _every(project, sources, progress, "comparing with the rows that stay"):
+    for row in _every(project, subject, sources, progress, "comparing with the rows that stay"):
         if known.in_example(row.value) if row.id else known.in_row(row.value):
             continue
         text = "\n".join(strings(row.value))
@@ -170,7 +170,7 @@ def _repeated(
     """Return the rows of nobody else that repeat a text of an own row."""
     texts = list(dict.fromkeys(row.text for row in own if row.text.strip()))
     whole = [n for n in map(normalise, texts) if len(n) >= MIN_REPEATED]
-    rows = (r for r in _every(project, sources, progress, "looking for copies") if not subject.owns(r.about))
+    rows = (r for r in _every(project, subject, sources, progress, "looking for copies") if not subject.owns(r.about))
     free = (r for r in rows if not subject.others(r.about) and r.text.strip())
     found: list[_Found] = []
     while chunk := list(islice(free, CHUNK_ROWS)):
@@ -184,9 +184,10 @@ def _repeated(
     return found
 
 
-def _every(project: Project, sources: Sequence[Source], progress: Progress | None, what: str) -> Iterator[_Found]:
+def _every(
+    project: Project, subject: Subject, sources: Sequence[Source], progress: Progress | None, what: str
+) -> Iterator[_Found]:
     """Yield every row of the sources, then every example of the versions."""
-    columns = columns_of(sources)
     inside, outside = source_files_of(project, sources)
     beyond = [
         file for path in outside if not path.startswith(HUB) for file, _ in source_files(named_path(path, project))
@@ -196,7 +197,7 @@ def _every(project: Project, sources: Sequence[Source], progress: Progress | Non
             progress(f"{what}: {file.name}", 0, None)
         for item in rows_of(file):
             if isinstance(item, Row):
-                text = "\n".join(_texts(item.value, columns))
+                text = "\n".join(_texts(item.value, subject.columns))
                 yield _Found(item.value, text, digest=row_digest(item.value))
     for folder in sorted(project.datasets_dir.glob("*/v*")) if project.datasets_dir.is_dir() else ():
         if progress:
