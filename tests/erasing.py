@@ -11,11 +11,12 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from metier.core.project import Project, write_json
 from metier.core.recipe import Recipe
 from metier.core.run import Run
+from metier.core.types import SPLITS, Split
 from metier.data import review
 from metier.data.dataset import build
 from metier.data.encoded import Encoded
@@ -113,7 +114,7 @@ def run_on(project: Project, version: Dataset, recipe: Recipe) -> Run:
     (run.dir / "recipe.resolved.yaml").write_text(recipe.to_yaml())
     (run.dir / "recipe.yaml").write_text(recipe.to_yaml())
     for split in ("train", "validation"):
-        examples = version.examples(split)  # type: ignore[arg-type]
+        examples = version.examples(cast(Split, split))
         encoded = [_encoded(e.id) for e in examples]
         folder = project.cache_dir / "tokens" / f"{run.number:04d}{split}"
         TokenTable.build(encoded, folder, "k")
@@ -121,26 +122,26 @@ def run_on(project: Project, version: Dataset, recipe: Recipe) -> Run:
     trunk = project.cache_dir / "trunk" / f"{run.number:04d}"
     trunk.mkdir(parents=True)
     (trunk / "states.bin").write_bytes(b"0" * 64)
-    test = version.examples("test")
+    every = [e for split in SPLITS for e in version.examples(split)]
     lines = [
         {"id": e.id, "place": e.place, "prompt": e.text, "reference": e.target, "output": "card", "meta": dict(e.meta)}  # type: ignore[union-attr]
-        for e in test
+        for e in every
     ]
     for folder in (run.predictions_dir, run.evaluations_dir / "test-step-000002" / "predictions"):
         folder.mkdir(parents=True)
         (folder / "test-run.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     from metier.evaluation import card, report
 
-    found = report_of(run, version, [e for s in ("train", "test") for e in version.examples(s)])  # type: ignore[arg-type]
+    found = report_of(run, version, every)
     report.write(found, run.dir)
     card.write(found, run.dir)
     report.write(found, run.evaluations_dir / "test-step-000002")
-    mentioned = next(iter(test), None)
-    run.event("note", code="tokens", text=f"cut: {getattr(mentioned, 'text', '')}")
-    run.log_file.write_text(f"a library printed: {getattr(mentioned, 'text', '')}\nand more\n")
+    for example in every:
+        run.event("note", code="tokens", text=f"cut: {example.text}")  # type: ignore[union-attr]
+    run.log_file.write_text("".join(f"a library printed: {e.text}\n" for e in every))  # type: ignore[union-attr]
     (run.dir / "checkpoints").mkdir()
     run.update(state="done")
-    rows = [{"place": e.place, "id": e.id, "label": "card", "text": e.text} for e in test]  # type: ignore[union-attr]
+    rows = [{"place": e.place, "id": e.id, "label": "card", "text": e.text} for e in every]  # type: ignore[union-attr]
     review.write(review.folder(project, "desk") / f"{run.number}-label_issues.jsonl", rows)
     return run
 

@@ -74,14 +74,12 @@ def prepare(project: Project, key: str, also: Iterable[str] = (), progress: Prog
     before = journal.read()
     subject = subjects.gather(project, named, sources, _staying(project), progress)
     if before:
-        subject = subject.merged(Subject.from_json(before["subject"]))
+        subject = subject.merged(Subject.from_json(before["person"]))
     inside, outside = subjects.source_files_of(project, sources)
     certificate = before.get("certificate") or f"erasure-{now()[:10].replace('-', '')}-{secrets.token_hex(4)}"
-    versions = VersionStore(project, certificate, audit.user())
-    stores: list[Store] = [SourceStore(project, inside), versions, PrivateListStore(project), vaults]
-    stores += [TokenCacheStore(project), TrunkCacheStore(project), PredictionStore(project), ReportStore(project)]
-    stores += [RunFileStore(project)]
-    affected = _joined(before.get("versions", []), versions.affected(subject))
+    stores = stores_of(project, inside, certificate, audit.user())
+    found_now = VersionStore(project, certificate, audit.user()).affected(subject)
+    affected = _joined(before.get("versions", []), found_now)
     runs = _joined(before.get("runs", []), _runs(project, affected))
     found = erasure.found(stores, subject)
     earlier = erasure.certificates(project, subject_hash)
@@ -108,6 +106,26 @@ def prepare(project: Project, key: str, also: Iterable[str] = (), progress: Prog
     return Prepared(subject, stores, journal, found, notes, earlier)
 
 
+def stores_of(project: Project, files: Sequence[Path], certificate: str, who: str) -> list[Store]:
+    """Return every place of a project that may hold something of a person, sources first: nothing is made again.
+
+    Args:
+        files: the sources' files inside the project.
+        certificate: id of the erasure, for the tombstones; `who` carries it out.
+    """
+    return [
+        SourceStore(project, files),
+        VersionStore(project, certificate, who),
+        PrivateListStore(project),
+        VaultStore(project),
+        TokenCacheStore(project),
+        TrunkCacheStore(project),
+        PredictionStore(project),
+        ReportStore(project),
+        RunFileStore(project),
+    ]
+
+
 def erase(project: Project, prepared: Prepared, progress: Progress | None = None) -> dict[str, Any]:
     """Carry an erasure out and return its certificate; one that was interrupted is finished by the next call.
 
@@ -123,7 +141,7 @@ def erase(project: Project, prepared: Prepared, progress: Progress | None = None
                 234, f"Run {run.number} is running", place=run.dir.name, fix=f"metier runs stop {run.number}"
             )
     # Before the first row goes: a killed erasure must not leave a run that looks as if nothing had happened.
-    prepared.journal.write({"subject": prepared.subject.to_json(), **prepared.notes})
+    prepared.journal.write({"person": prepared.subject.to_json(), **prepared.notes})
     rows = {facts["run"]: facts["rows"] for facts in prepared.notes["runs"]}
     for run in runs:
         erase_runs.mark(run, prepared.notes["certificate"], rows[run.number])

@@ -36,7 +36,7 @@ class SourceStore:
     name = "sources"
 
     def __init__(self, project: Project, files: Sequence[Path]) -> None:
-        self._root = project.root.resolve()
+        self._project = project
         self._files = files
 
     def find(self, subject: Subject) -> list[Trace]:
@@ -63,7 +63,7 @@ class SourceStore:
         return done
 
     def _trace(self, file: Path, num: int) -> Trace:
-        return Trace(relative(file, self._root), num, "rows")
+        return Trace(relative(file, self._project.root.resolve()), num, "rows")
 
 
 def _num_rows(file: Path, subject: Subject) -> int:

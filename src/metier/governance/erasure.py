@@ -90,13 +90,13 @@ def erase(
     """
     say = progress or (lambda what, done, total: None)
     removed: list[dict[str, Any]] = notes.setdefault("removed", [])
-    journal.write({"subject": subject.to_json(), **notes})
+    journal.write({"person": subject.to_json(), **notes})
     audit.append(project, "erase.begin", certificate=notes["certificate"], subject=notes["subject"])
     for number, store in enumerate(stores):
         say(f"erasing: {store.name}", number, len(stores))
         if traces := store.erase(subject):
             removed.append({"store": store.name, **_counted(traces)})
-            journal.write({"subject": subject.to_json(), **notes})
+            journal.write({"person": subject.to_json(), **notes})
     left: Counter[str] = Counter()
     for number, store in enumerate(stores):
         say(f"asking again: {store.name}", number, len(stores))
