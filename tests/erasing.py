@@ -53,10 +53,11 @@ def people(num: int, seed: int = 0, texts: int = 2) -> list[Person]:
     ]
 
 
-def rows_of(persons: list[Person]) -> list[dict[str, str]]:
+def rows_of(persons: list[Person], first: int = 0) -> list[dict[str, str]]:
+    """Return a row per text; `first` is the number of the first one, by which it has its label."""
     return [
         {"person": p.key, "text": text, "label": LABELS[i % 3]}
-        for i, (p, text) in enumerate((p, text) for p in persons for text in p.texts)
+        for i, (p, text) in enumerate(((p, text) for p in persons for text in p.texts), start=first)
     ]
 
 

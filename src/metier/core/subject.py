@@ -259,8 +259,11 @@ class Matcher:
             return
         windows: NDArray[np.uint64] = np.ndarray((num,), dtype="<u8", buffer=data, strides=(1,))
         likely = np.flatnonzero(self._table[_slot(windows)])
-        likely = likely[np.isin(windows[likely], self._heads)]
-        for place in likely.tolist():
+        if not likely.size:
+            return
+        heads = windows[likely]
+        known = self._heads[np.minimum(np.searchsorted(self._heads, heads), len(self._heads) - 1)]
+        for place in likely[known == heads].tolist():
             head = int.from_bytes(data[place : place + _PREFIX], "little")
             yield from (piece for piece in self._pieces[head] if data.startswith(piece, place))
 

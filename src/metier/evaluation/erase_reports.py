@@ -107,19 +107,29 @@ def warned(found: Report, text: str) -> Report:
 
 def _without(folder: Path, subject: Subject) -> tuple[dict[str, Any], int]:
     """Return report.json without the examples and slices of the subject, and how many places those were."""
-    if not (folder / "report.json").is_file():
+    file = folder / "report.json"
+    if not file.is_file():
         return {}, 0
-    value = read_json(folder / "report.json")
+    value = read_json(file)
+    slices = value.get("slices", [])
+    theirs = [s for s in slices if s["column"] in subject.columns and s["value"] == subject.key]
+    if not (theirs or subject.seen(file.read_bytes()) or not subject.ids.isdisjoint(_shown(value))):
+        return value, 0
     num = 0
     for name in _GROUPS:
         shown = value["examples"].get(name, [])
         value["examples"][name] = [s for s in shown if s["id"] not in subject.ids and not _in(s, subject)]
         num += len(shown) - len(value["examples"][name])
-    slices = value.get("slices", [])
-    mine = [s for s in slices if (s["column"] in subject.columns and s["value"] == subject.key) or _in(s, subject)]
+    mine = [s for s in slices if s in theirs or _in(s, subject)]
     value["slices"] = [s for s in slices if s not in mine]
     cleaned, more = subject.without(value)
     return cleaned, num + len(mine) + more
+
+
+def _shown(value: dict[str, Any]) -> Iterator[str]:
+    """Yield the ids of the rows that a report quotes."""
+    for name in _GROUPS:
+        yield from (str(shown["id"]) for shown in value["examples"].get(name, []))
 
 
 def _in(value: dict[str, Any], subject: Subject) -> bool:
