@@ -89,7 +89,8 @@ def test_a_person_leaves_and_their_run_says_so(home: Path, chosen: dict[str, Per
     assert certificate["complete"] and certificate["scan"]["hits"] == 0
     assert said_of(home, person) == []
     stores = {entry["store"] for entry in certificate["removed"]}
-    assert stores >= {"sources", "versions"} | {"validation": {"token caches"}, "test": {"predictions"}}.get(split, set())
+    assert stores >= {"sources", "versions"}
+    assert {"validation": "token caches", "test": "predictions", "train": "sources"}[split] in stores
     assert certificate["certificate"] in metier(home, "runs", "ls")[0]
     assert certificate["certificate"] in metier(home, "runs", "show", "1")[0]
     (report,) = home.glob("runs/0001-*/report.md")

@@ -79,8 +79,8 @@ def prepare(project: Project, key: str, also: Iterable[str] = (), progress: Prog
     certificate = before.get("certificate") or f"erasure-{now()[:10].replace('-', '')}-{secrets.token_hex(4)}"
     stores = stores_of(project, inside, certificate, audit.user())
     found_now = VersionStore(project, certificate, audit.user()).affected(subject)
-    affected = _joined(before.get("versions", []), found_now)
-    runs = _joined(before.get("runs", []), _runs(project, affected))
+    affected = _joined(before.get("versions", []), found_now, "digest")
+    runs = _joined(before.get("runs", []), _runs(project, affected), "run")
     found = erasure.found(stores, subject)
     earlier = erasure.certificates(project, subject_hash)
     if not (found or before or earlier) and not scan(project.root, subject, skip=journal.dir, progress=progress)[0]:
@@ -98,7 +98,7 @@ def prepare(project: Project, key: str, also: Iterable[str] = (), progress: Prog
         "begun": before.get("begun") or now(),
         "versions": affected,
         "runs": runs,
-        "models": _joined(before.get("models", []), _models(project, runs)),
+        "models": _joined(before.get("models", []), _models(project, runs), "to"),
         "outside": outside,
         "not_scanned": [*([_GIT] if (project.root / ".git").exists() else []), *unread],
         "removed": before.get("removed", []),
@@ -130,19 +130,19 @@ def erase(project: Project, prepared: Prepared, progress: Progress | None = None
     """Carry an erasure out and return its certificate; one that was interrupted is finished by the next call.
 
     Raises:
-        ConfigError: E234, a run that saw the rows is running.
+        ConfigError: E234, a run of the project is running.
         DataError: E367, something is left.
         MachineError: E420–E422.
     """
-    runs = [Run(project.run_dir(str(facts["run"]))) for facts in prepared.notes["runs"] if _is_there(project, facts)]
-    for run in runs:
-        if run.held():
+    for run in map(Run, project.run_dirs()):
+        if run.held():  # even one that did not see the rows may be about to prepare them
             raise ConfigError(
                 234, f"Run {run.number} is running", place=run.dir.name, fix=f"metier runs stop {run.number}"
             )
     # Before the first row goes: a killed erasure must not leave a run that looks as if nothing had happened.
     prepared.journal.write({"person": prepared.subject.to_json(), **prepared.notes})
     rows = {facts["run"]: facts["rows"] for facts in prepared.notes["runs"]}
+    runs = [run for run in map(Run, project.run_dirs()) if run.number in rows]
     for run in runs:
         erase_runs.mark(run, prepared.notes["certificate"], rows[run.number])
     for folder in report_folders(project):
@@ -240,6 +240,7 @@ def _is_there(project: Project, facts: dict[str, Any]) -> bool:
     return any(Run(folder).number == facts["run"] for folder in project.run_dirs())
 
 
-def _joined(before: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what an interrupted erasure had found, and what is found now and was not known."""
-    return [*before, *(facts for facts in found if facts not in before)]
+def _joined(before: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Return what an interrupted erasure had found, and what is found now and was not known by this name."""
+    known = {facts[name] for facts in before}
+    return [*before, *(facts for facts in found if facts[name] not in known)]

@@ -129,7 +129,7 @@ def evaluate_parts(
         description=recipe.objective.description,
         data=data,
         training=training,
-        parity=_reloaded(parts, run, path),
+        parity=_reloaded(parts, run, path) if _same_rows(parts, path) else {},
         reproduce=_reproduce(parts, run, path, "" if split == _main_split(data.rows) else f" --split {split}"),
         base_model=_base_model(parts),
         predictions_dir=folder / run.predictions_dir.name,
@@ -232,6 +232,12 @@ def general_texts() -> list[str]:
 
 
 # ───────────────────────────────────────────────────────────────────────────── facts for the report
+
+
+def _same_rows(parts: Parts, path: Path) -> bool:
+    """Whether a checkpoint's figures are of the rows that are here; an erasure takes some of them out."""
+    found: str | None = read_json(path / "state.json").get("digests", {}).get("dataset")
+    return found in (None, parts.dataset.digest)
 
 
 def _reloaded(parts: Parts, run: Run, path: Path) -> dict[str, Any]:
