@@ -87,6 +87,9 @@ KEYS: dict[str, Effect] = {
     "data.sources[].permission.consent_expires": Effect(
         see.statements, ("2001-01-01", "2999-12-31"), STATED, refused=("E603",)
     ),
+    "data.sources[].permission.consent_withdrawn": Effect(
+        see.statements, ("2001-01-01", "2999-12-31"), STATED, refused=("E606",)
+    ),
     "data.sources[].permission.purpose": Effect(
         see.statements, ([], ["training"], ["evaluation"]), STATED, refused=("E601", "E602")
     ),

@@ -60,7 +60,7 @@ def check(recipe: Recipe, project: Project, *, progress: Progress | None = None)
     a finding.
 
     Raises:
-        PermissionDenied: E601–E605, as for `prepare`.
+        PermissionDenied: E601–E606, as for `prepare`.
     """
     permitted(recipe, project)
     try:

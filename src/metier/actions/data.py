@@ -51,7 +51,7 @@ def prepare(recipe: Recipe, project: Project, progress: Progress | None = None) 
     """Make (or find) the dataset version of a recipe, and its data card and report beside it.
 
     Raises:
-        PermissionDenied: E601–E605, a source that may not be used for training.
+        PermissionDenied: E601–E606, a source that may not be used for training.
         ConfigError, DataError, MachineError: as data/dataset.py's `build`.
     """
     permitted(recipe, project)
@@ -73,7 +73,7 @@ def preview(
         tokens: examples shown token by token; needs the base model's tokenizer.
 
     Raises:
-        PermissionDenied: E601–E605, as for `prepare`: a preview copies the rows into a dataset version too.
+        PermissionDenied: E601–E606, as for `prepare`: a preview copies the rows into a dataset version too.
     """
     permitted(recipe, project)
     dataset = build(recipe, project, progress=progress)

@@ -15,7 +15,7 @@ import metier
 from metier.actions import summary
 from metier.actions.compose import Parts, Progress, checkpoint_of, compose, for_inference, temperature_of
 from metier.actions.recipes import RESOLVED, WRITTEN, kept
-from metier.core import audit, refs
+from metier.core import audit, erase_runs, refs
 from metier.core.errors import ConfigError
 from metier.core.project import Project, digest_file, digest_json, read_json
 from metier.core.recipe import Recipe
@@ -24,6 +24,7 @@ from metier.core.types import Split
 from metier.data.canaries import is_canary, without
 from metier.evaluation import card, suite
 from metier.evaluation import report as reports
+from metier.evaluation.erase_reports import warned
 from metier.evaluation.inputs import EvaluationInput
 from metier.evaluation.records import read_predictions
 from metier.evaluation.result import Report
@@ -131,7 +132,7 @@ def evaluate_parts(
         description=recipe.objective.description,
         data=data,
         training=training,
-        parity=_reloaded(parts, run, path),
+        parity=_reloaded(parts, run, path) if _same_rows(parts, path) else {},
         reproduce=_reproduce(parts, run, path, "" if split == _main_split(data.rows) else f" --split {split}"),
         base_model=_base_model(parts),
         predictions_dir=folder / run.predictions_dir.name,
@@ -139,6 +140,8 @@ def evaluate_parts(
     if progress is not None:
         given = replace(given, progress=progress)
     found = suite.evaluate(given)
+    for text in erase_runs.warnings(run.status()):
+        found = warned(found, text)
     reports.write(found, folder)
     if folder == run.dir:
         card.write(found, folder)
@@ -232,6 +235,12 @@ def general_texts() -> list[str]:
 
 
 # ───────────────────────────────────────────────────────────────────────────── facts for the report
+
+
+def _same_rows(parts: Parts, path: Path) -> bool:
+    """Whether a checkpoint's figures are of the rows that are here; an erasure takes some of them out."""
+    found: str | None = read_json(path / "state.json").get("digests", {}).get("dataset")
+    return found in (None, parts.dataset.digest)
 
 
 def _reloaded(parts: Parts, run: Run, path: Path) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class Permission(Section):
     basis: str | None = key(None, "Legal basis (GDPR art. 6), such as `consent` or `legitimate-interest`.")
     consent_id: str | None = key(None, "Identifier of the consent record.")
     consent_expires: str | None = key(None, "Last day of the consent, YYYY-MM-DD.")
+    consent_withdrawn: str | None = key(None, "Day from which the consent is withdrawn, YYYY-MM-DD.")
     purpose: tuple[str, ...] = key((), "What the data may be used for, such as `training`, `evaluation`.")
     retention: str | None = key(None, "Last day the data may be kept, YYYY-MM-DD.")
     personal_data: bool | None = key(None, "Whether it holds personal data.")
