@@ -21,6 +21,7 @@ from metier.data import subjects
 from metier.data.erase_caches import TokenCacheStore
 from metier.data.erase_private import PrivateListStore, VaultStore
 from metier.data.erase_sources import SourceStore
+from metier.data.erase_surrogates import pseudonyms
 from metier.data.erase_versions import VersionStore
 from metier.data.reading import Progress
 from metier.evaluation.erase_reports import PredictionStore, ReportStore, report_folders, warn
@@ -68,7 +69,8 @@ def prepare(project: Project, key: str, also: Iterable[str] = (), progress: Prog
     columns = subjects.columns_of(sources)
     _enough(key, further, columns)
     vaults = VaultStore(project)
-    named = Subject(key, columns, further | vaults.surrogates([key, *further]))
+    replaced, unknown = pseudonyms(project, key, columns)
+    named = Subject(key, columns, further | vaults.surrogates([key, *further]), pseudonyms=replaced)
     subject_hash = audit.pseudonym(project, key)
     journal = Journal(project, subject_hash)
     before = journal.read()
@@ -100,7 +102,7 @@ def prepare(project: Project, key: str, also: Iterable[str] = (), progress: Prog
         "runs": runs,
         "models": _joined(before.get("models", []), _models(project, runs), "to"),
         "outside": outside,
-        "not_scanned": [*([_GIT] if (project.root / ".git").exists() else []), *unread],
+        "not_scanned": [*([_GIT] if (project.root / ".git").exists() else []), *unread, *unknown],
         "removed": before.get("removed", []),
     }
     return Prepared(subject, stores, journal, found, notes, earlier)

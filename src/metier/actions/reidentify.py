@@ -84,7 +84,8 @@ def reidentify(
             fix="--column NAME with one of these",
         )
     file = None if show else project.private_dir / "reidentified" / f"{name}.jsonl"
-    where = file.relative_to(project.root).as_posix() if file else "terminal"
+    # Not the name: that of a file may say whose answers they are, and the log cannot be changed.
+    where = file.parent.relative_to(project.root).as_posix() if file else "terminal"
     audit.append(
         project, "data.reidentify", **told, rows=len(restored), restored=restoring.num_restored, written_to=where
     )

@@ -74,6 +74,8 @@ class Subject:
         also: further texts that identify the person, such as the name; surrogates that stand for the key.
         rows: digests (`row_digest`) of source rows that are the person's texts without their key.
         ids: ids of the person's examples.
+        pseudonyms: `id:surrogate` of the examples whose subject column holds what stands for the key, and
+            `digest:surrogate` of the versions that they are in. A surrogate alone may be the key of somebody else.
         fragments: pieces of the person's texts that stand in no row that stays.
         words: words that stand in the person's source rows alone.
     """
@@ -83,6 +85,7 @@ class Subject:
     also: frozenset[str] = frozenset()
     rows: frozenset[str] = frozenset()
     ids: frozenset[str] = frozenset()
+    pseudonyms: frozenset[str] = field(default=frozenset(), repr=False)
     fragments: frozenset[str] = field(default=frozenset(), repr=False)
     words: frozenset[str] = field(default=frozenset(), repr=False)
 
@@ -112,7 +115,11 @@ class Subject:
         """Whether an example as JSON data, or a prediction for one, is the person's or names them."""
         meta = value.get("meta")
         mine = value.get("id") in self.ids and not self.others(meta)
-        return mine or self.owns(meta) or self.named(_joined(value))
+        return mine or self.owns(meta) or self.stands_in(value) or self.named(_joined(value))
+
+    def stands_in(self, value: Mapping[str, Any]) -> bool:
+        """Whether a subject column of an example holds what stands for the person's key there."""
+        return any(f"{value.get('id')}:{said}" in self.pseudonyms for said in self._said(value.get("meta")))
 
     def in_raw(self, raw: bytes) -> bool:
         """Whether a record that is no row (quarantine) may be the person's: by a field, a name, a text."""

@@ -1,4 +1,5 @@
-"""Under private/: quarantine and review lists lose a subject's lines, vaults the entries that are theirs alone."""
+"""Under private/: quarantine, review lists and re-identified rows lose a subject's lines, vaults the entries that are
+theirs alone."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from typing import Any
 from metier.core.project import Project, disk_errors, write_bytes
 from metier.core.subject import Subject, Trace, relative, says_enough
 from metier.data.privacy import vault
-from metier.data.privacy.surrogates import Vault
+from metier.data.privacy.surrogates import Vault, remembered
 from metier.data.similar import words_of
 
 
 class PrivateListStore:
-    """Quarantine and review lists: JSON Lines of rows, mode 0600."""
+    """Quarantine, review lists and what `metier data reidentify` wrote: JSON Lines of rows, mode 0600."""
 
     name = "private lists"
 
@@ -48,7 +49,7 @@ class PrivateListStore:
         return done
 
     def _files(self) -> list[Path]:
-        folders = (self._project.private_dir / name for name in ("quarantine", "review"))
+        folders = (self._project.private_dir / name for name in ("quarantine", "review", "reidentified"))
         return sorted(file for folder in folders for file in folder.rglob("*.jsonl"))
 
     def _trace(self, file: Path, num: int) -> Trace:
@@ -88,16 +89,19 @@ class VaultStore:
         return done
 
     def surrogates(self, names: list[str]) -> frozenset[str]:
-        """Return what stands for these texts as a whole, as far as it says enough to be looked for."""
-        keys = {" ".join(name.lower().split()) for name in names}
-        made = (
-            entry[0]
-            for file in self._files()
-            for entries in vault.load(file).entries.values()
-            for key, entry in entries.items()
-            if key in keys
-        )
-        return frozenset(text for text in made if says_enough(text))
+        """Return what stands for these texts, as far as it says enough to be looked for and means nobody else.
+
+        Of a name of several words it is what stands for all of them together.
+        """
+        vaults = [vault.load(file) for file in self._files()]
+        real = {key for opened in vaults for known in opened.entries.values() for key in known}
+        made = {
+            remembered(name, kind, opened)
+            for opened in vaults
+            for kind in {"PERSON", *opened.entries}
+            for name in names
+        }
+        return frozenset(text for text in made if text and says_enough(text) and text.lower() not in real)
 
     def _files(self) -> list[Path]:
         return sorted((self._project.private_dir / "vaults").glob("*.vault"))
@@ -107,10 +111,13 @@ class VaultStore:
 
 
 def _lines(file: Path, subject: Subject) -> Iterator[tuple[bytes, bool]]:
-    """Yield each line and whether it is the subject's."""
+    """Yield each line and whether it is the subject's; in a file that is named after them, every line is."""
+    theirs, quarantined = subject.named(file.name), file.parents[1].name == "quarantine"
     for line in file.read_bytes().splitlines(keepends=True):
         value: Any = json.loads(line)
-        if "raw" in value or "raw_base64" in value:
+        if theirs:
+            yield line, True
+        elif quarantined and ("raw" in value or "raw_base64" in value):
             raw = value["raw"].encode() if "raw" in value else base64.b64decode(value["raw_base64"])
             yield line, subject.in_raw(raw) or subject.seen(line)
         else:

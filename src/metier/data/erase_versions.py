@@ -29,7 +29,9 @@ from metier.core.project import (
 from metier.core.subject import Subject, Trace, relative
 from metier.core.types import SPLITS, Example, Split, from_json
 from metier.data import report
+from metier.data.canaries import without
 from metier.data.labels import labels_of
+from metier.data.privacy import anonymity
 from metier.data.versions import Dataset, content_digest, kinds_of, locked, number_of
 
 
@@ -150,6 +152,8 @@ class VersionStore:
             body["label_counts"] = {
                 label: {split: counted[split].count(label) for split in SPLITS} for label in body["labels"]
             }
+        if body.get("privacy", {}).get("profiles"):
+            body["privacy"] = _privacy(body, splits)
         if leaking := body.get("split_proof", {}).get("leaking_ids"):
             there = {example.id for examples in splits.values() for example in examples}
             body["split_proof"]["leaking_ids"] = [found for found in leaking if found in there]
@@ -179,6 +183,21 @@ def _kept(folder: Path, subject: Subject) -> tuple[dict[Split, list[Example]], d
         splits[split] = [from_json(value) for _, value in kept]
         files[f"{split}.jsonl"] = b"".join(line for line, _ in kept)
     return splits, files
+
+
+def _privacy(manifest: dict[str, Any], splits: dict[Split, list[Example]]) -> dict[str, Any]:
+    """Return what the manifest says of the privacy of the rows that stay: a class that lost a row may single out."""
+    before = manifest["privacy"]
+    options = [step["options"] for step in manifest["steps"] if step["name"] == "deidentify"]
+    subjects = {(source.get("permission") or {}).get("subject_key") for source in manifest["sources"]}
+    return anonymity.statement(
+        without(example for examples in splits.values() for example in examples),
+        profiles=before["profiles"],
+        vault=before["vault"],
+        quasi_identifiers=before.get("quasi_identifiers", {}).get("columns", ()),
+        named={column for option in options for column in option.get("columns", {})},
+        linking=sorted(filter(None, {*subjects, manifest["split"].get("group_by")})),
+    )
 
 
 def _replacement(folder: Path, digest: str) -> Path | None:

@@ -135,7 +135,7 @@ def gather(
     own: list[_Found] = []
     named: list[_Found] = []
     for row in _every(project, subject, sources, progress, "looking for the subject"):
-        if subject.owns(row.about):
+        if subject.owns(row.about) or (row.id and subject.stands_in(row.value)):
             own.append(row)
         elif subject.named("\n".join(strings(row.value))):
             named.append(row)

@@ -112,7 +112,13 @@ def _without(folder: Path, subject: Subject) -> tuple[dict[str, Any], int]:
         return {}, 0
     value = read_json(file)
     slices = value.get("slices", [])
-    theirs = [s for s in slices if s["column"] in subject.columns and s["value"] == subject.key]
+    version = value.get("data", {}).get("digest")
+    theirs = [
+        s
+        for s in slices
+        if s["column"] in subject.columns
+        and (s["value"] == subject.key or f"{version}:{s['value']}" in subject.pseudonyms)
+    ]
     if not (theirs or subject.seen(file.read_bytes()) or not subject.ids.isdisjoint(_shown(value))):
         return value, 0
     num = 0

@@ -57,7 +57,7 @@ def test_it_is_recorded_without_anything_personal(project: Project) -> None:
     record = last_record(project)
     assert record["action"] == "data.reidentify"
     assert (record["vault"], record["rows"], record["restored"]) == ("notes", 40, 40)
-    assert record["written_to"] == "private/reidentified/notes-v1.jsonl"
+    assert record["written_to"] == "private/reidentified"
     assert not any(name in project.audit_file.read_text() for name in NAMES)
     assert audit.verify(project) == []
 

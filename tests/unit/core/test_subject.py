@@ -57,6 +57,15 @@ def test_a_row_of_somebody_else_keeps_what_both_have_in_common() -> None:
     assert ANNA.in_example({**example, "text": "this is about Anna Łukasz"})
 
 
+def test_a_surrogate_in_the_column_counts_for_its_example_alone() -> None:
+    subject = Subject("17", frozenset({"person"}), pseudonyms=frozenset({"aa:83", "version:83"}))
+    assert subject.in_example({"id": "aa", "text": "hello", "meta": {"person": "83"}})
+    assert not subject.in_example({"id": "bb", "text": "hello", "meta": {"person": "83"}}), "somebody who is called so"
+    assert not subject.in_example({"id": "aa", "text": "hello", "meta": {"person": "84"}}), "who said the same"
+    assert not subject.in_row({"id": "aa", "person": "83"})
+    assert Subject.from_json(json.loads(json.dumps(subject.to_json()))) == subject
+
+
 def test_a_subject_column_with_a_common_name_is_no_field_of_an_example() -> None:
     subject = Subject("P-00123", frozenset({"id"}), ids=frozenset({"aa"}))
     assert subject.in_example({"id": "aa", "text": "x", "meta": {}})

@@ -326,6 +326,13 @@ def test_a_vault_loses_what_is_theirs_alone(tmp_path: Path) -> None:
     vault.save(opened, file)
     store = VaultStore(project)
     assert store.surrogates([KEY]) == {made[KEY]}
+    assert store.surrogates(["anna quill"]) == {made["Anna Quill"].lower()}, "both words together"
+    assert store.surrogates(["Anna Nobody"]) == frozenset()
+    opened.entries["MRN"] = {made[KEY].lower(): ("X-99999", made[KEY])}
+    vault.save(opened, file)
+    assert store.surrogates([KEY]) == frozenset(), "it is the number of somebody else"
+    del opened.entries["MRN"]
+    vault.save(opened, file)
     subject = replace(ANNA, words=frozenset({"anna"}))  # `quill` is Jan's too
     assert store.find(subject)[0].num == 3
     store.erase(subject)

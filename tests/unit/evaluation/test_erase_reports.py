@@ -87,6 +87,17 @@ def test_a_short_key_leaves_the_slices(run: Run) -> None:
     assert "17" not in [s["value"] for s in read_json(run.dir / "report.json")["slices"]]
 
 
+def test_a_surrogate_of_the_key_leaves_the_slices_of_its_own_version_alone(run: Run) -> None:
+    value = read_json(run.dir / "report.json")
+    value["slices"][0]["value"] = "83"
+    (run.dir / "report.json").write_text(json.dumps(value))
+    store = ReportStore(Project(run.dir.parents[1]))
+    other = Subject("17", frozenset({"person"}), pseudonyms=frozenset({f"{'e' * 64}:83"}))
+    assert store.find(other) == [] == store.erase(other)
+    assert len(store.erase(Subject("17", frozenset({"person"}), pseudonyms=frozenset({f"{Version.digest}:83"})))) == 1
+    assert "83" not in [s["value"] for s in read_json(run.dir / "report.json")["slices"]]
+
+
 def test_a_warning_stands_once_on_every_page_and_on_the_card(run: Run) -> None:
     for _ in range(2):
         warn(run.dir, "Rows are gone (certificate erasure-1).")

@@ -116,7 +116,7 @@ def load(path: Path) -> Vault:
             "The vault cannot be read: it is damaged, or its key is another one",
             place=str(path),
             expected=f"the key that made it, in {_key_file()}",
-            fix="bring the key back; without it the surrogates cannot be reversed",
+            fix=f"bring the key back; if it is lost for good, metier data vault destroy {path.stem}",
         ) from None
     entries = {
         kind: {key: (str(made), str(value)) for key, (made, value) in known.items()}

@@ -98,6 +98,9 @@ def run(examples: list[Example], options: Options) -> StepResult:
     kept: list[Example] = []
     num_changed = num_emptied = 0
     unread: set[str] = set()
+    if options.strategy == "surrogate":
+        for name in (name for name, action in options.columns.items() if action in KINDS):
+            surrogates.reserve((str(e.meta[name]) for e in examples if name in e.meta), vault.current())
     for example in examples:
         changed = map_text(example, lambda text: deidentify(text, options, counts))
         same = content_of(changed) == content_of(example)

@@ -16,6 +16,7 @@ from metier.core.recipe import Recipe
 from metier.core.types import SPLITS, Text, identify
 from metier.data import report
 from metier.data.dataset import Dataset, build
+from metier.data.privacy import vault
 from metier.data.privacy.columns import changed
 from metier.data.steps import deidentify
 
@@ -124,6 +125,20 @@ def test_a_name_in_a_column_and_in_the_text_is_the_same_surrogate(project: Proje
     row = version.examples("train")[0]
     assert isinstance(row, Text)
     assert row.text.split()[1] == row.meta["doctor"] != "Kowalczyk"
+
+
+@pytest.mark.skipif(installed("cryptography") is None, reason="cryptography is not installed")
+def test_no_surrogate_in_a_column_is_what_somebody_else_is_called_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METIER_CONFIG_DIR", str(tmp_path / "config"))
+    numbers = [str(number) for number in range(10, 70)]  # of the ninety that have their form
+    rows = [identify(Text(text="Hello.", meta={"patient": number})) for number in numbers]
+    with vault.opened(tmp_path / "a.vault"):
+        result = deidentify.run([*rows], deidentify.Options(strategy="surrogate", columns={"patient": "MRN"}))
+    drawn = [row.meta["patient"] for row in result.examples]
+    assert len(set(drawn)) == len(numbers)
+    assert set(drawn).isdisjoint(numbers)
 
 
 @pytest.mark.parametrize(
