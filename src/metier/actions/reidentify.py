@@ -13,7 +13,7 @@ from metier.core.project import Project, digest_file, disk_errors, fsync_directo
 from metier.core.types import SPLITS, to_json
 from metier.data import review
 from metier.data.privacy import vault
-from metier.data.privacy.reversal import Reversal
+from metier.data.privacy.reversal import Reversal, replaced_columns
 from metier.data.rows import Row
 from metier.data.source import read_rows, source_digest
 from metier.data.versions import Dataset, version_dirs
@@ -57,7 +57,7 @@ def reidentify(
             E300–E309 the file.
         MachineError: E420–E422 the disk; E450 `cryptography` is not installed.
     """
-    rows, digest, name, known = _opened(source, project)
+    rows, digest, name, known, replaced = _opened(source, project)
     chosen = vault_name or known
     if chosen is None:
         raise ConfigError(
@@ -73,7 +73,7 @@ def reidentify(
     except DataError as error:
         audit.append(project, "data.reidentify", **told, refused=error.code)
         raise
-    restoring = _Restoring(reversal, frozenset(columns))
+    restoring = _Restoring(reversal, frozenset(columns), replaced)
     restored = [restoring.row(row) for row in rows]
     if missing := set(columns) - restoring.seen:
         raise ConfigError(
@@ -119,15 +119,17 @@ def destroy_vault(name: str, project: Project) -> list[str]:
     return versions
 
 
-def _opened(source: str, project: Project) -> tuple[Iterator[dict[str, Any]], str, str, str | None]:
-    """Return the rows, their digest, a name for the file, and the vault that is known of them."""
+def _opened(source: str, project: Project) -> tuple[Iterator[dict[str, Any]], str, str, str | None, frozenset[str]]:
+    """Return the rows, their digest, a name for the file, and what is known of them: the vault, and the columns that
+    were replaced as a whole."""
     if source.startswith("data:"):
         version = Dataset.open(refs.dataset_dir(project, source))
         drawn = (version.manifest.get("privacy") or {}).get("vault")
         rows = (to_json(example) for split in SPLITS for example in version.iterate(split))
-        return rows, version.digest, f"{version.name}-{version.version}", Path(drawn).stem if drawn else None
+        replaced = frozenset(replaced_columns(version.manifest))
+        return rows, version.digest, f"{version.name}-{version.version}", Path(drawn).stem if drawn else None, replaced
     path = project.path(source) if not Path(source).exists() else Path(source)
-    return _rows(path), source_digest(path), path.stem, None
+    return _rows(path), source_digest(path), path.stem, None, frozenset()
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -145,9 +147,10 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 class _Restoring:
     """Changes the texts of rows, and counts."""
 
-    def __init__(self, reversal: Reversal, columns: frozenset[str]) -> None:
+    def __init__(self, reversal: Reversal, columns: frozenset[str], replaced: frozenset[str]) -> None:
         self.reversal = reversal
         self.columns = columns
+        self.replaced = replaced
         self.names: set[str] = set()
         self.num_restored = self.num_open = 0
 
@@ -156,24 +159,25 @@ class _Restoring:
         """The columns asked for that some row has."""
         return self.names & self.columns
 
-    def row(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a row with its identifiers; an example's columns are those of its content and of its `meta`."""
+    def row(self, row: dict[str, Any], *, beside: bool = False) -> dict[str, Any]:
+        """Return a row with its identifiers; an example has columns of its own and, `beside` it, those of its `meta`."""
         changed = {}
         for name, value in row.items():
             if name == "meta" and isinstance(value, dict):
-                changed[name] = self.row(value)
+                changed[name] = self.row(value, beside=True)
                 continue
             self.names.add(name)
             wanted = not self.columns or name in self.columns
-            changed[name] = self._value(value) if wanted and name not in _NO_TEXT else value
+            whole = beside and name in self.replaced
+            changed[name] = self._value(value, whole=whole) if wanted and name not in _NO_TEXT else value
         return changed
 
-    def _value(self, value: Any) -> Any:
+    def _value(self, value: Any, *, whole: bool = False) -> Any:
         if isinstance(value, str):
-            found = self.reversal.restore(value)
+            found = self.reversal.whole(value) if whole else self.reversal.restore(value)
             self.num_restored += found.num_restored
             self.num_open += found.num_open
             return found.text
         if isinstance(value, dict):
-            return {name: part if name in _NO_TEXT else self._value(part) for name, part in value.items()}
-        return [self._value(part) for part in value] if isinstance(value, list) else value
+            return {n: part if n in _NO_TEXT else self._value(part, whole=whole) for n, part in value.items()}
+        return [self._value(part, whole=whole) for part in value] if isinstance(value, list) else value

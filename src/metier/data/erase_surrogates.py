@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from metier.core.project import Project, read_json
 from metier.core.types import SPLITS
 from metier.data.privacy import vault
-from metier.data.privacy.kinds import KINDS
+from metier.data.privacy.reversal import replaced_columns
 from metier.data.privacy.surrogates import remembered
 
 
@@ -29,10 +28,8 @@ def pseudonyms(project: Project, key: str, columns: Iterable[str]) -> tuple[froz
     notes = []
     for file in sorted(project.datasets_dir.glob("*/v*/manifest.json")) if project.datasets_dir.is_dir() else ():
         manifest = read_json(file)
-        for column in sorted(columns):
-            kinds = list(_kinds(manifest, column))
-            if not kinds:
-                continue
+        replaced = replaced_columns(manifest)
+        for column in sorted(replaced.keys() & set(columns)):
             place = project.root / str((manifest.get("privacy") or {}).get("vault"))
             if not place.is_file():
                 ref = f"data:{manifest['name']}@{manifest['version']}"
@@ -40,22 +37,12 @@ def pseudonyms(project: Project, key: str, columns: Iterable[str]) -> tuple[froz
                 continue
             opened = vault.load(place)
             made: str | None = key
-            for kind in kinds:
+            for kind in replaced[column]:
                 made = remembered(made, kind, opened) if made else None
             if made:
                 digests = (manifest["digest"], *(t["replaces"] for t in manifest.get("tombstones", ())))
                 found.update(f"{known}:{made}" for known in (*digests, *_ids(file.parent, column, made)))
     return frozenset(found), notes
-
-
-def _kinds(manifest: Mapping[str, Any], column: str) -> Iterator[str]:
-    """Yield what the steps of a version took the whole values of a column for, when surrogates replaced them."""
-    for step in manifest["steps"]:
-        options = step["options"]
-        if step["name"] == "deidentify" and options.get("strategy") == "surrogate":
-            action = options.get("columns", {}).get(column)
-            if action in KINDS:
-                yield action
 
 
 def _ids(folder: Path, column: str, made: str) -> Iterator[str]:

@@ -119,6 +119,13 @@ def test_re_identified_rows_go_and_a_file_that_is_named_after_them(project: Proj
     assert done.file.stat().st_mode & 0o777 == 0o600
 
 
+def test_re_identified_rows_have_the_keys_of_the_people_again(project: Project) -> None:
+    done = reidentify("data:notes", project)
+    assert done.file is not None
+    keys = [json.loads(line)["meta"].get("patient") for line in done.file.open()]
+    assert sorted(key for key in keys if key) == sorted(key for key in KEYS for _ in range(ROWS_OF_EACH))
+
+
 def test_a_name_of_several_words_is_found_by_its_surrogates(project: Project) -> None:
     before = [e for e in examples(project) if not is_canary(e)]
     certificate = go(project, KEYS[0], (NAMES[1],))

@@ -2,7 +2,8 @@
 
 A name or a place goes back word by word, in the case in which it stands; a phone or an account number as a whole.
 Invented words are in no word list (surrogates.py), so that they mean a surrogate wherever they stand; a number is
-taken for one only where the rules find an identifier, since other numbers may look like it.
+taken for one only where the rules find an identifier, since other numbers may look like it, or where it is the whole
+value of a column that was replaced.
 
 Left out, because the vault does not hold it: days and months of dates, ages over 89, and the blanks inside a value,
 which come back as they stood the first time.
@@ -12,9 +13,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from metier.data.privacy.engine import detect
+from metier.data.privacy.kinds import KINDS
 from metier.data.privacy.spans import Span
 from metier.data.privacy.surrogates import Vault
 
@@ -73,6 +77,11 @@ class Reversal:
             num_restored += 1
         return Restored("".join([*pieces, text[end:]]), num_restored, num_open)
 
+    def whole(self, text: str) -> Restored:
+        """Return what a value stands for that is a surrogate as a whole, of any length; else as `restore`."""
+        value = self.values.get(text)
+        return self.restore(text) if value is None else Restored(value, 1)
+
     def _found(self, text: str, token: re.Match[str]) -> tuple[int, int, set[str]]:
         """Return the place of the surrogate that begins with this word or number, and what it may stand for."""
         for before, length in sorted(self.shapes.get(token[0], ()), key=lambda shape: -shape[1]):
@@ -85,6 +94,18 @@ class Reversal:
         if low in self.words:
             return *token.span(), {_in_case(self.words[low], token[0])}
         return *token.span(), self.parts.get(token[0], set())
+
+
+def replaced_columns(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the columns of a version whose whole values surrogates replaced → the kinds that they were taken for."""
+    found: dict[str, list[str]] = {}
+    for step in manifest["steps"]:
+        options = step["options"]
+        if step["name"] == "deidentify" and options.get("strategy") == "surrogate":
+            for column, action in options.get("columns", {}).items():
+                if action in KINDS:
+                    found.setdefault(column, []).append(action)
+    return found
 
 
 def _in_case(value: str, like: str) -> str:
