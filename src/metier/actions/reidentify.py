@@ -160,7 +160,7 @@ class _Restoring:
         return self.names & self.columns
 
     def row(self, row: dict[str, Any], *, beside: bool = False) -> dict[str, Any]:
-        """Return a row with its identifiers; an example has columns of its own and, `beside` it, those of its `meta`."""
+        """Return a row with its identifiers; an example has columns of its own and, `beside`, those of `meta`."""
         changed = {}
         for name, value in row.items():
             if name == "meta" and isinstance(value, dict):
