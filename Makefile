@@ -47,7 +47,7 @@ format: $(READY)  ## Format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-docs: $(READY)  ## Write docs/recipe.md and docs/cli.md from the code
+docs: $(READY)  ## Write docs/recipe.md, docs/cli.md and tables of docs/privacy.md from the code
 	@$(BIN)/python scripts/docs.py
 
 clean:  ## Remove the environment and the caches

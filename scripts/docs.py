@@ -1,4 +1,4 @@
-"""Write docs/recipe.md and docs/cli.md from the code, or check that they are current.
+"""Write docs/recipe.md, docs/cli.md and the tables of docs/privacy.md from the code, or check that they are current.
 
 python scripts/docs.py            write
 python scripts/docs.py --check    exit 1 when a page is out of date
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -20,8 +21,11 @@ from metier.cli.catalog import option_rows
 from metier.core.catalog import PACKAGES, catalog
 from metier.core.extras import ENVIRONMENT
 from metier.core.recipe import Recipe, describe
+from metier.data.privacy.evaluation import ROWS
+from metier.data.privacy.kinds import KINDS, PROFILES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+PROFILES_BEGIN, PROFILES_END = ("<!-- profiles: begin (scripts/docs.py writes this part) -->", "<!-- profiles: end -->")
 NOTE = "<!-- Written by scripts/docs.py from the code: `make docs`. Do not edit. -->\n"
 
 
@@ -103,16 +107,22 @@ def cli_page() -> str:
         "141 the reader of stdout went away · 143 terminated.\n"
     )
     parts.append(_help(root, "metier", None))
+    context = root.context_class(root, info_name="metier")
     for name in JOURNEY:
-        command = root.commands[name]
-        context = command.context_class(root, info_name="metier")
-        parts.append(_help(command, f"metier {name}", context))
-        for inner, sub in getattr(command, "commands", {}).items():
-            outer = command.context_class(command, info_name=name, parent=context)
-            parts.append(_help(sub, f"metier {name} {inner}", outer))
+        parts += _helps(root.commands[name], f"metier {name}", context)
     parts.append("## Environment\n\n| variable | meaning |\n|---|---|")
     parts.append("\n".join(f"| `{name}` | {_cell(meaning)} |" for name, meaning in ENVIRONMENT.items()) + "\n")
     return "\n".join(parts)
+
+
+def _helps(command: Any, title: str, parent: Any) -> list[str]:
+    """Return the help of a command and of those below it."""
+    context = command.context_class(command, info_name=title.split()[-1], parent=parent)
+    below = getattr(command, "commands", {}).items()
+    return [
+        _help(command, title, parent),
+        *(page for name, inner in below for page in _helps(inner, f"{title} {name}", context)),
+    ]
 
 
 def _help(command: Any, title: str, parent: Any) -> str:
@@ -122,13 +132,60 @@ def _help(command: Any, title: str, parent: Any) -> str:
     return f"## {title}\n\n```\n{command.get_help(context).rstrip()}\n```\n"
 
 
+# ───────────────────────────────────────────────────────────────────────────── privacy.md
+
+
+def privacy_page() -> str:
+    """Return docs/privacy.md with its tables: identifier, kind, detector, recall as benchmarks/data.md has it."""
+    page = (DOCS / "privacy.md").read_text(encoding="utf-8")
+    head, begin, rest = page.partition(PROFILES_BEGIN)
+    _, end, tail = rest.partition(PROFILES_END)
+    public, generated = _measured((DOCS.parent / "benchmarks" / "data.md").read_text(encoding="utf-8"))
+    parts = [
+        f"Documents of half B that leak: {public['**documents that leak**, 80 %']} with a span covered to less than"
+        f" 80 %; {public['documents that leak, every character']} with one character or more left."
+        f" Finds that are right: {public['precision over all labels, finds']}."
+    ]
+    for profile, identifiers in PROFILES.items():
+        parts.append(f"\n### {profile}\n")
+        parts.append("| identifier | kind | what is found | detector | half B | generated |\n|---|---|---|---|---|---|")
+        for identifier in identifiers:
+            name = _cell(identifier.name + (f": {identifier.note}" if identifier.note else ""))
+            for kind in identifier.kinds or ("",):
+                parts.append(f"| {name} | {' | '.join(_kind_cells(kind, public, generated))} |")
+                name = ""
+    return head + begin + "\n\n" + "\n".join(parts) + "\n\n" + end + tail
+
+
+def _kind_cells(kind: str, public: dict[str, str], generated: dict[str, str]) -> list[str]:
+    if not kind:
+        return ["–", "nothing", "no detector", "–", "–"]
+    half = public.get(ROWS[kind][1], "–") if kind in ROWS else "–"
+    made = next((generated[name] for name in (kind, f"{kind} cued") if name in generated), "–")
+    if half == made == "–":
+        half = "not measured"
+    return [f"`{kind}`", _cell(KINDS[kind].what), f"`detectors/{KINDS[kind].detector}.py`", half, made]
+
+
+def _measured(page: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return line → recall on half B, and generated kind → recall, from the benchmark's two tables."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    found: list[dict[str, str]] = []
+    for first, column in (("kind", "half B"), ("generated kind", "recall at 80 %")):
+        start = next(number for number, row in enumerate(rows) if row[0] == first)
+        width, at = len(rows[start]), rows[start].index(column)
+        body = itertools.takewhile(lambda row, width=width: len(row) == width, rows[start:])
+        found.append({row[0]: row[at] for row in body})
+    return found[0], found[1]
+
+
 # ───────────────────────────────────────────────────────────────────────────── write or check
 
 
 def main(argv: list[str]) -> int:
     """Write the pages, or with `--check` return 1 when one is out of date."""
     stale = False
-    for name, page in (("recipe.md", recipe_page()), ("cli.md", cli_page())):
+    for name, page in (("recipe.md", recipe_page()), ("cli.md", cli_page()), ("privacy.md", privacy_page())):
         path = DOCS / name
         old = path.read_text(encoding="utf-8") if path.exists() else ""
         if "--check" in argv:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from metier.evaluation.result import Report
 
 __version__ = "0.1.0"
-__all__ = ["chat", "compare", "evaluate", "export", "plan", "predict", "prepare", "train"]
+__all__ = ["chat", "compare", "erase", "evaluate", "export", "plan", "predict", "prepare", "train"]
 
 PathLike = str | Path
 
@@ -131,6 +131,24 @@ def export(run: str | Run, to: PathLike, *, form: str = "hf") -> dict[str, Any]:
     from metier.actions import models
 
     return models.export(*_run(run), Path(to), form=form)
+
+
+def erase(subject: str, also: Iterable[str] = (), *, dry_run: bool = False) -> dict[str, Any]:
+    """Erase a person from the project around the working directory; return the certificate, or what would be done.
+
+    Args:
+        subject: value of the column that a source's `permission.subject_key` names.
+        also: further texts that identify the person.
+
+    Raises:
+        DataError: E369 nothing of them is there, E367 something is left.
+    """
+    from metier.actions import erase as erasing
+    from metier.core.project import Project
+
+    project = Project.find()
+    prepared = erasing.prepare(project, subject, also)
+    return prepared.to_json() if dry_run else erasing.erase(project, prepared)
 
 
 def _located(recipe: PathLike | Recipe, overrides: Iterable[str]) -> tuple[Recipe, Project, str]:

@@ -187,7 +187,17 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         ],
         "terse.jsonl": terse,
         "pages.jsonl": [{"text": text} for text in pages],
-        "people.jsonl": [{"text": f"Write to Kowalczyk{'abcdefghij'[i % 10]} in Texas, {i} times."} for i in range(20)],
+        "people.jsonl": [
+            {
+                "text": f"Write to Kowalczyk{'abcdefghij'[i % 10]} in Texas, {i} times.",
+                "age": 30 + i,
+                "sex": "fm"[i % 2],
+            }
+            for i in range(20)
+        ],
+        "citizens.jsonl": [
+            {"text": f"Letter {i} pays to the wallet 1BvBMSEYstWetqTFn5Au4m4GFg7xJaNVN2."} for i in range(20)
+        ],
         "secrets.jsonl": [{"text": f"api_key=q9Zt7LwX2bVr{i:02d}, or token: aabb1122aabb{i:02d}"} for i in range(20)],
         "dirty.jsonl": [{"text": f"{text}{i}"} for i, text in enumerate(dirty * 5)],
     }
@@ -220,6 +230,12 @@ def rows(recipe: Recipe, project: Project) -> dict[str, list[str]]:
         split: sorted(json.dumps({k: v for k, v in row.items() if k not in ("id", "place")}) for row in examples)
         for split, examples in found.items()
     }
+
+
+def alike(recipe: Recipe, project: Project) -> dict[str, Any]:
+    """How many rows are alike in the columns that may point at a person."""
+    found: dict[str, Any] = build(recipe, project).manifest["privacy"].get("quasi_identifiers", {})
+    return found
 
 
 def reviews(recipe: Recipe, project: Project) -> list[str]:

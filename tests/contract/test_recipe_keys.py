@@ -87,6 +87,9 @@ KEYS: dict[str, Effect] = {
     "data.sources[].permission.consent_expires": Effect(
         see.statements, ("2001-01-01", "2999-12-31"), STATED, refused=("E603",)
     ),
+    "data.sources[].permission.consent_withdrawn": Effect(
+        see.statements, ("2001-01-01", "2999-12-31"), STATED, refused=("E606",)
+    ),
     "data.sources[].permission.purpose": Effect(
         see.statements, ([], ["training"], ["evaluation"]), STATED, refused=("E601", "E602")
     ),
@@ -106,6 +109,10 @@ KEYS: dict[str, Effect] = {
     "data.split.stratify": Effect(see.rows, ON, {"data.sources.0.path": "data/uneven.jsonl"}),
     "data.split.near_duplicates": Effect(see.rows, (0.5, 1.0), {"data.sources.0.path": "data/repeated.jsonl"}),
     "data.split.seed": Effect(see.rows, (0, 1)),
+    "data.canaries.num": Effect(see.rows, (0, 2, 3), {"data.sources.0.path": "data/repeated.jsonl"}),
+    "data.canaries.repeats": Effect(
+        see.rows, ([1], [1, 2]), {"data.sources.0.path": "data/repeated.jsonl", "data.canaries.num": 2}
+    ),
     "data.max_quarantine": Effect(see.rows, (0.05, 0.5), {"data.sources.0.path": "data/bad.jsonl"}, refused=("E310",)),
     # ── model
     "model.name_or_path": Effect(see.weights, ("base", "other")),
@@ -232,6 +239,17 @@ OPTIONS: dict[str, Effect] = {
     ),
     "data.steps.deidentify.strategy": Effect(
         see.rows, ("tag", "mask", "surrogate"), {"data.sources.0.path": "data/people.jsonl"}, refused=("E450",)
+    ),
+    "data.steps.deidentify.columns": Effect(
+        see.rows,
+        ({}, {"age": "drop"}, {"age": "tens"}, {"age": "OTHER_ID"}),
+        {"data.sources.0.path": "data/people.jsonl"},
+    ),
+    "data.steps.deidentify.quasi_identifiers": Effect(
+        see.alike, ([], ["sex"], ["sex", "age"]), {"data.sources.0.path": "data/people.jsonl"}
+    ),
+    "data.steps.deidentify.detectors": Effect(
+        see.rows, ([], ["presidio"]), {"data.sources.0.path": "data/citizens.jsonl"}, refused=("E450",)
     ),
     "data.steps.redact_secrets.min_entropy": Effect(
         see.rows, (3.0, 4.5), {"data.sources.0.path": "data/secrets.jsonl"}

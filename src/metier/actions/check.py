@@ -22,6 +22,7 @@ from metier.core.project import Project, digest_json
 from metier.core.recipe import Kind, Recipe
 from metier.core.types import Example, content_of
 from metier.data import inspect, review
+from metier.data.canaries import without
 from metier.data.dataset import build, inputs, quarantine_file
 from metier.data.prompt import literals
 from metier.data.quarantine import listing, raw_rows
@@ -59,7 +60,7 @@ def check(recipe: Recipe, project: Project, *, progress: Progress | None = None)
     a finding.
 
     Raises:
-        PermissionDenied: E601–E605, as for `prepare`.
+        PermissionDenied: E601–E606, as for `prepare`.
     """
     permitted(recipe, project)
     try:
@@ -207,7 +208,7 @@ def _signs(recipe: Recipe, dataset: Dataset, progress: Progress | None) -> Itera
     listed = {step.kind for step in recipe.data.steps}
     signs = {name: getattr(catalog("steps").get(name), "SIGN", None) for name in catalog("steps").names()}
     wanted = {name: sign for name, sign in signs.items() if sign is not None and name not in listed}
-    examples = dataset.examples("train")
+    examples = without(dataset.examples("train"))
     held_out: dict[Any, list[Example]] = {split: dataset.examples(split) for split in ("validation", "test")}
     around = Around(held_out=held_out, literals=literals(recipe.data.prompt.user))
     for index, (name, sign) in enumerate(wanted.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from metier.core.types import SPLITS, Example, to_json
 from metier.data import inspect, report
 from metier.data.dataset import build
 from metier.data.privacy import evaluation
-from metier.data.privacy.engine import detect
+from metier.data.privacy.engine import detect, further
 from metier.data.privacy.evaluation import Evaluation
 from metier.data.privacy.kinds import PROFILES
 from metier.data.versions import Dataset
@@ -50,7 +51,7 @@ def prepare(recipe: Recipe, project: Project, progress: Progress | None = None) 
     """Make (or find) the dataset version of a recipe, and its data card and report beside it.
 
     Raises:
-        PermissionDenied: E601–E605, a source that may not be used for training.
+        PermissionDenied: E601–E606, a source that may not be used for training.
         ConfigError, DataError, MachineError: as data/dataset.py's `build`.
     """
     permitted(recipe, project)
@@ -72,7 +73,7 @@ def preview(
         tokens: examples shown token by token; needs the base model's tokenizer.
 
     Raises:
-        PermissionDenied: E601–E605, as for `prepare`: a preview copies the rows into a dataset version too.
+        PermissionDenied: E601–E606, as for `prepare`: a preview copies the rows into a dataset version too.
     """
     permitted(recipe, project)
     dataset = build(recipe, project, progress=progress)
@@ -87,7 +88,9 @@ def preview(
     )
 
 
-def measure_privacy(file: Path, *, profile: str = "gdpr", side: str = "all", lower: bool = False) -> Evaluation:
+def measure_privacy(
+    file: Path, *, profile: str = "gdpr", side: str = "all", lower: bool = False, detectors: Sequence[str] = ()
+) -> Evaluation:
     """Return how much of the identifiers in a labelled set our rules find.
 
     Args:
@@ -95,12 +98,15 @@ def measure_privacy(file: Path, *, profile: str = "gdpr", side: str = "all", low
         profile: what the rules look for: `hipaa-safe-harbor` or `gdpr`.
         side: `all`, or one half of the templates: `a` or `b`.
         lower: write the texts small first; a text that changes its length by it is left out.
+        detectors: those that join the rules: `presidio`.
 
     Raises:
         DataError: E364, the file is no labelled set.
-        ConfigError: E208, no such profile or side.
+        ConfigError: E208, no such profile, side or detector.
+        MachineError: E450, the detector's package is not installed.
     """
-    for name, given, known in (("profile", profile, sorted(PROFILES)), ("side", side, ["all", "a", "b"])):
+    asked = [("profile", profile, sorted(PROFILES)), ("side", side, ["all", "a", "b"])]
+    for name, given, known in [*asked, *(("detector", one, ["presidio"]) for one in detectors)]:
         if given not in known:
             raise ConfigError(
                 208, f"There is no {name} `{given}`", expected=", ".join(known), fix=f"metier data pii-eval {file}"
@@ -110,7 +116,7 @@ def measure_privacy(file: Path, *, profile: str = "gdpr", side: str = "all", low
         documents = evaluation.halves(documents)["ab".index(side)]
     if lower:
         documents = [d for d in map(evaluation.lowered, documents) if d is not None]
-    return evaluation.evaluate(documents, partial(detect, profile=profile))
+    return evaluation.evaluate(documents, partial(detect, profile=profile, extra=further(detectors)))
 
 
 # ───────────────────────────────────────────────────────────────────────────── preview

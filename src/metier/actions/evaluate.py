@@ -15,14 +15,16 @@ import metier
 from metier.actions import summary
 from metier.actions.compose import Parts, Progress, checkpoint_of, compose, for_inference, temperature_of
 from metier.actions.recipes import RESOLVED, WRITTEN, kept
-from metier.core import audit, refs
+from metier.core import audit, erase_runs, refs
 from metier.core.errors import ConfigError
 from metier.core.project import Project, digest_file, digest_json, read_json
 from metier.core.recipe import Recipe
 from metier.core.run import Run
 from metier.core.types import Split
+from metier.data.canaries import is_canary, without
 from metier.evaluation import card, suite
 from metier.evaluation import report as reports
+from metier.evaluation.erase_reports import warned
 from metier.evaluation.inputs import EvaluationInput
 from metier.evaluation.records import read_predictions
 from metier.evaluation.result import Report
@@ -100,10 +102,12 @@ def evaluate_parts(
         split = _main_split({s: dataset.count(s) for s in ("validation", "test")})
     data, training = summary.data_summary(parts, split), summary.training_summary(parts, run, path)
     folder = folder_of(run, split=split, step=training.best_step, rows=data.rows)
-    measured = dataset.examples(split)
+    measured, trained = dataset.examples(split), dataset.examples("train")
+    planted = {example.id: example for example in trained if is_canary(example)}
     given = EvaluationInput(
         policy=parts.policy,
-        train=dataset.examples("train"),
+        train=without(trained),
+        canaries=tuple(planted.values()),
         validation=dataset.examples("validation"),
         test=measured,
         split=split,
@@ -128,7 +132,7 @@ def evaluate_parts(
         description=recipe.objective.description,
         data=data,
         training=training,
-        parity=_reloaded(parts, run, path),
+        parity=_reloaded(parts, run, path) if _same_rows(parts, path) else {},
         reproduce=_reproduce(parts, run, path, "" if split == _main_split(data.rows) else f" --split {split}"),
         base_model=_base_model(parts),
         predictions_dir=folder / run.predictions_dir.name,
@@ -136,6 +140,8 @@ def evaluate_parts(
     if progress is not None:
         given = replace(given, progress=progress)
     found = suite.evaluate(given)
+    for text in erase_runs.warnings(run.status()):
+        found = warned(found, text)
     reports.write(found, folder)
     if folder == run.dir:
         card.write(found, folder)
@@ -229,6 +235,12 @@ def general_texts() -> list[str]:
 
 
 # ───────────────────────────────────────────────────────────────────────────── facts for the report
+
+
+def _same_rows(parts: Parts, path: Path) -> bool:
+    """Whether a checkpoint's figures are of the rows that are here; an erasure takes some of them out."""
+    found: str | None = read_json(path / "state.json").get("digests", {}).get("dataset")
+    return found in (None, parts.dataset.digest)
 
 
 def _reloaded(parts: Parts, run: Run, path: Path) -> dict[str, Any]:

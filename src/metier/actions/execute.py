@@ -67,6 +67,7 @@ def execute(run: Run, project: Project, stop: Stop) -> None:
             parts.choices[name] = environment["choices"][name]
     parts.compiled = pinned.get(compiling.KEY, "")
     _write_environment(run, parts)
+    _same_rows(run, parts.dataset)
     run.update(dataset=parts.dataset.ref, dataset_digest=parts.dataset.digest)
     for text in parts.notes:
         run.event("note", code="tokens", text=text)
@@ -124,6 +125,24 @@ def named_rows(dataset: Dataset) -> Iterator[None]:
             expected=error.expected,
             fix=error.fix,
         ) from error
+
+
+def _same_rows(run: Run, dataset: Dataset) -> None:
+    """Refuse to go on with other rows than an earlier start of the run had: an erasure writes a version anew.
+
+    Raises:
+        ConfigError: E236.
+    """
+    began_with = run.status().get("dataset_digest")
+    if began_with not in (None, dataset.digest):
+        raise ConfigError(
+            236,
+            "The run cannot be resumed: its dataset changed since it began",
+            place=str(run.dir),
+            received=f"{dataset.ref} {dataset.digest[:12]}",
+            expected=f"{began_with[:12]}",
+            fix=f"metier runs resume {run.number} --fork starts a new run from the recipe",
+        )
 
 
 def _write_environment(run: Run, parts: Parts) -> None:

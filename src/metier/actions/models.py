@@ -12,9 +12,10 @@ import numpy as np
 from metier.actions.compose import Parts, Progress
 from metier.actions.evaluate import loaded, reported
 from metier.actions.question import Question
-from metier.core import audit
-from metier.core.errors import ConfigError, DataError
-from metier.core.project import SCHEMA_VERSION, Project, read_json
+from metier.core import audit, erase_runs
+from metier.core.errors import ConfigError, DataError, PermissionDenied
+from metier.core.project import SCHEMA_VERSION, Project, now, read_json
+from metier.core.run import Run
 from metier.core.types import Labelled, Message
 from metier.evaluation import card
 from metier.evaluation.predict import predict_head, predict_label_likelihood
@@ -173,8 +174,10 @@ def export(
     A checkpoint that was never evaluated has no card: the run's is that of the chosen one.
 
     Raises:
+        PermissionDenied: E608, rows that the run was trained on were erased since.
         ConfigError, MachineError: as models/export.py.
     """
+    _not_erased(Run(project.run_dir(ref.partition("@")[0])))
     parts, run = loaded(project, ref, progress)
     which: Literal["hf", "peft"] = "peft" if form == "peft" else "hf"
     texts = _prompt_file(Question.of(parts))
@@ -188,10 +191,28 @@ def export(
         progress("writing the model, then loading it in a fresh process" if parity else "writing the model", 0, None)
     written = write_export(parts.policy, to, form=which, probes=probes, texts=texts, parity=parity)
     audit.append(project, "export", run=run.id, form=which, parity=bool(written.parity))
+    place = to.resolve()
+    root = project.root.resolve()
+    named = place.relative_to(root).as_posix() if place.is_relative_to(root) else str(place)
+    known = [e for e in run.status().get("exports", []) if e["to"] != named]
+    run.update(exports=[*known, {"to": named, "form": which, "time": now()}])  # an erasure lists them
     return {"form": written.form, "dtype": written.dtype, "parity": written.parity}
 
 
 # ───────────────────────────────────────────────────────────────────────────── inside
+
+
+def _not_erased(run: Run) -> None:
+    marks = run.status().get(erase_runs.MARK, [])
+    if erase_runs.learnt(marks):
+        raise PermissionDenied(
+            608,
+            f"Run {run.number} was trained on rows that were erased since",
+            place=run.dir.name,
+            received=", ".join(f"certificate {m['certificate']}" for m in marks),
+            expected="a model of rows that may be used",
+            fix=f"metier runs resume {run.number} --fork trains anew on the rows that stay",
+        )
 
 
 def _prompt_file(question: Question) -> dict[str, str]:

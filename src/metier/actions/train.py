@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from metier.actions.recipes import chat_template, keep, kept
 from metier.core import audit, jobs
 from metier.core.catalog import catalog
-from metier.core.errors import ConfigError
+from metier.core.erase_runs import MARK
+from metier.core.errors import ConfigError, PermissionDenied
 from metier.core.project import Project, digest_json
 from metier.core.recipe import Recipe, differences
 from metier.core.run import Run
@@ -30,7 +31,7 @@ def create(recipe: Recipe, project: Project, recipe_text: str = "") -> Run:
 
     Raises:
         ConfigError: as `check_recipe`; E249, no such chat template.
-        PermissionDenied: E601–E605, a source that may not be used for training.
+        PermissionDenied: E601–E606, a source that may not be used for training.
     """
     check_recipe(recipe, project)
     text = chat_template(recipe, project)
@@ -58,7 +59,7 @@ def check_recipe(recipe: Recipe, project: Project) -> None:
 
     Raises:
         ConfigError: E277, `model.revision` of a base that has none; and as `check_kinds`.
-        PermissionDenied: E601–E605, a source that may not be used for training.
+        PermissionDenied: E601–E606, a source that may not be used for training.
     """
     check_kinds(recipe)
     permitted(recipe, project)
@@ -178,6 +179,7 @@ def resume(project: Project, ref: str, overrides: Iterable[str] = (), *, fork: b
 
     Raises:
         ConfigError: E238 a semantic key would change; E239 the run is done; E234 it is running.
+        PermissionDenied: E607, rows of its dataset were erased since: it would go on with others.
     """
     run = Run(project.run_dir(ref))
     overrides = list(overrides)
@@ -194,6 +196,15 @@ def resume(project: Project, ref: str, overrides: Iterable[str] = (), *, fork: b
             f"Run {run.number} is done",
             place=run.dir.name,
             fix=f"metier runs resume {run.number} --fork key=value",
+        )
+    if marks := run.status().get(MARK):
+        raise PermissionDenied(
+            607,
+            f"Rows of the dataset of run {run.number} were erased since it began",
+            place=run.dir.name,
+            received=", ".join(f"certificate {m['certificate']}" for m in marks),
+            expected="the rows it began with",
+            fix=f"metier runs resume {run.number} --fork trains anew on the rows that stay",
         )
     semantic = [c for c in differences(old, new) if c.semantic]
     if semantic:

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from metier import __version__
-from metier.cli import audit, catalog, data, evaluate, models, project, runs, train
+from metier.cli import audit, catalog, data, erase, evaluate, models, project, runs, train
 from metier.cli.show import Show, style, typed
 from metier.core.errors import ConfigError, MetierError
 
@@ -26,7 +26,7 @@ INTERRUPTED = 130
 
 JOURNEY = (
     *("demo", "init", "data", "plan", "train", "runs", "evaluate", "compare", "report"),
-    *("predict", "chat", "models", "catalog", "audit", "doctor"),
+    *("predict", "chat", "models", "erase", "catalog", "audit", "doctor"),
 )
 
 
@@ -77,6 +77,7 @@ app.command()(evaluate.report)
 app.command()(models.predict)
 app.command()(models.chat)
 app.add_typer(models.app, name="models")
+app.command()(erase.erase)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(audit.app, name="audit")
 app.command()(project.doctor)

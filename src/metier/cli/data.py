@@ -1,4 +1,4 @@
-"""`metier data add|preview|check|prepare|card|pii-eval`."""
+"""`metier data add|preview|check|prepare|card|pii-eval|reidentify`, `metier data vault destroy`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from metier.cli.show import Show, colored, pairs, style, table
 from metier.core.errors import ConfigError, DataError
 
 app = typer.Typer(help="Add, look at, check and prepare training data.", no_args_is_help=True)
+vaults = typer.Typer(help="Keep or destroy what reverses surrogates.", no_args_is_help=True)
+app.add_typer(vaults, name="vault")
 SHOWN_PLACES = 5
 """Places of a finding that are shown before somebody asks for all of them."""
 _LEVELS = {"error": ("red", "✗"), "warning": ("yellow", "!"), "ok": ("green", "✓")}
@@ -158,7 +160,11 @@ def card(
     page = folder / "card.md"
     if not page.exists():
         raise ConfigError(257, f"`{ref}` has no data card", place=str(folder), fix="metier data prepare RECIPE")
-    show.result(read_json(folder / "manifest.json"), page.read_text(encoding="utf-8"))
+    manifest = read_json(folder / "manifest.json")
+    show.result(manifest, page.read_text(encoding="utf-8"))
+    drawn = (manifest.get("privacy") or {}).get("vault")
+    if drawn and not (project.root / drawn).exists():
+        show.say(f"{drawn} is not here any more: its surrogates cannot be reversed, but they still link rows")
     if (folder / "report.html").exists():
         show.say(f"report: {project.shown(folder / 'report.html')}")
 
@@ -177,6 +183,9 @@ def pii_eval(
         str, typer.Option(help="all, or a or b: the half of the templates (by hash) to tune on or to report.")
     ] = "all",
     lower: Annotated[bool, typer.Option("--lower", help="Write the texts small first.")] = False,
+    detectors: Annotated[
+        list[str] | None, typer.Option("--detector", help="One that joins the rules: presidio; repeatable.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Measure de-identification on labelled texts.
@@ -186,7 +195,7 @@ def pii_eval(
     from metier.actions.data import measure_privacy
 
     show = Show(json)
-    found = measure_privacy(file, profile=profile, side=side, lower=lower)
+    found = measure_privacy(file, profile=profile, side=side, lower=lower, detectors=detectors or ())
     header = ["kind", "spans", "80 % covered", "at least", "all covered", "kind fits"]
     rows = [
         [r.kind, r.enough.total, *map(_percent, (r.enough.share, r.enough.bounds[0], r.full.share, r.named.share))]
@@ -200,6 +209,68 @@ def pii_eval(
         f"{_percent(found.character_precision.share)} of characters",
     }
     show.result(found.to_json(), table(header, rows) + "\n\n" + pairs({**summary}))
+
+
+@app.command()
+def reidentify(
+    source: Annotated[str, typer.Argument(metavar="DATASET | FILE", help="data:support@v3, or a file of rows.")],
+    vault: Annotated[
+        str | None, typer.Option("--vault", metavar="NAME", help="Default: the one that the dataset version names.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", metavar="NAME", help="Change these only; repeatable.")
+    ] = None,
+    on_terminal: Annotated[
+        bool, typer.Option("--show", help="Print the rows on this terminal and write nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Put back what surrogates stand for.
+
+    Needs the vault and its key, is recorded in the audit log, and writes below private/ for its owner alone.
+    """
+    from metier.actions.reidentify import reidentify as reidentify_rows
+    from metier.core.project import Project
+
+    show = Show(json)
+    if on_terminal and (json or not sys.stdout.isatty()):
+        raise ConfigError(
+            284,
+            "--show prints personal data, on a terminal only",
+            received="--json" if json else "a pipe or a file",
+            fix="leave --show out: the rows go to a file below private/",
+        )
+    project = Project.find()
+    told = show.line if on_terminal else None
+    done = reidentify_rows(source, project, vault_name=vault, columns=columns or (), show=told)
+    value = {"source": done.source, "vault": done.vault, "rows": done.num_rows, "restored": done.num_restored}
+    value |= {"open": done.num_open, "file": str(done.file) if done.file else None}
+    words = {"rows": f"{done.num_rows:,}", "put back": f"{done.num_restored:,} surrogates of the vault {done.vault}"}
+    words |= {"left": f"{done.num_open:,} that stand for several values"} if done.num_open else {}
+    if done.file:
+        show.result(value, pairs({**words, "file": f"{project.shown(done.file)}   (delete it when you are done)"}))
+
+
+@vaults.command("destroy")
+def destroy_vault(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The vault of the recipe of this name.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete a vault for ever.
+
+    Nobody can reverse its surrogates then. They still link the rows of a person, so that the data is de-identified,
+    not anonymized. Backups of the vault are yours to delete. Recorded in the audit log.
+    """
+    from metier.actions.reidentify import destroy_vault as destroy
+    from metier.core.project import Project
+
+    show = Show(json)
+    if not yes:
+        typer.confirm(f"Destroy the vault {name}? Its surrogates can never be reversed again.", abort=True, err=True)
+    versions = destroy(name, Project.find())
+    text = f"destroyed the vault {name}; of these versions nobody can reverse the surrogates: {', '.join(versions)}"
+    show.result({"destroyed": name, "versions": versions}, text if versions else f"destroyed the vault {name}")
 
 
 def _percent(share: float) -> str:

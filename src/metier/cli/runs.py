@@ -27,7 +27,8 @@ def list_runs(json: Json = False) -> None:
     show = Show(json)
     project = Project.find()
     rows = [_summary(Run(folder)) for folder in project.run_dirs()]
-    header = ("run", "state", "method", "name", "created", "step", "verdict")
+    header: tuple[str, ...] = ("run", "state", "method", "name", "created", "step", "verdict")
+    header += ("erased",) if any(row["erased"] for row in rows) else ()
     text = table(header, [[row[name] for name in header] for row in rows]) if rows else ""
     show.result(rows, text)
     if not rows:
@@ -38,6 +39,8 @@ def list_runs(json: Json = False) -> None:
 @app.command("show")
 def show_run(ref: RunRef = "last", json: Json = False) -> None:
     """Show a run: state, figures, files."""
+    from metier.core import erase_runs
+
     show = Show(json)
     project, run = locate.run(ref)
     status = run.status()
@@ -60,7 +63,8 @@ def show_run(ref: RunRef = "last", json: Json = False) -> None:
             "verdict": value["sentence"] or value["verdict"],
             "folder": project.shown(run.dir),
             "report": project.shown(run.dir / "report.html") if (run.dir / "report.html").exists() else "",
-            "resume": status.get("resume") if value["state"] in ("stopped", "failed") else "",
+            "erased": " ".join(erase_runs.warnings(status)),
+            "resume": status.get("resume") if value["state"] in ("stopped", "failed") and not value["erased"] else "",
         }
     )
     show.result(value, text)
@@ -193,5 +197,6 @@ def _summary(run: Run) -> dict[str, Any]:
         "step": f"{step['step']}/{step['steps']}" if step else "",
         "verdict": done.get("verdict") or status.get("reason") or "",
         "sentence": done.get("sentence", ""),
+        "erased": ", ".join(mark["certificate"] for mark in status.get("erased", [])),
         "dir": str(run.dir),
     }

@@ -58,7 +58,7 @@ def append(project: Project, action: str, **fields: Any) -> dict[str, Any]:
     with _locked(path):
         key = _key(create=not path.exists())
         seq, previous = _head(project, key)
-        body = {"seq": seq, "time": now(), "who": _user(), "action": action, "fields": fields, "previous": previous}
+        body = {"seq": seq, "time": now(), "who": user(), "action": action, "fields": fields, "previous": previous}
         record = {**body, "mac": _mac(key, body)}
         with disk_errors(path):
             _drop_torn_tail(path)
@@ -105,6 +105,18 @@ def verify(project: Project) -> list[Finding]:
     findings += _chain(path, valid, edited)
     findings += _end({int(r["seq"]): r for _, r in valid}, edited, anchor, path)
     return findings
+
+
+def pseudonym(project: Project, text: str) -> str:
+    """Return a keyed hash of a text that must not stand in a record: the same text has the same one on this machine.
+
+    Without the key of the audit log nobody can tell which of a few thousand names it was.
+
+    Raises:
+        MachineError: E453, the key is gone.
+    """
+    key = _key(create=not project.audit_file.exists())
+    return hmac.new(key, b"pseudonym:" + text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
 
 
 # ───────────────────────────────────────────────────────────────────────────── what verify looks at
@@ -254,7 +266,8 @@ def _canonical(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
 
-def _user() -> str:
+def user() -> str:
+    """Return the operating system's user, as records name them."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a container's arbitrary user id has no name

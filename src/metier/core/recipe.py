@@ -99,6 +99,7 @@ class Permission(Section):
     basis: str | None = key(None, "Legal basis (GDPR art. 6), such as `consent` or `legitimate-interest`.")
     consent_id: str | None = key(None, "Identifier of the consent record.")
     consent_expires: str | None = key(None, "Last day of the consent, YYYY-MM-DD.")
+    consent_withdrawn: str | None = key(None, "Day from which the consent is withdrawn, YYYY-MM-DD.")
     purpose: tuple[str, ...] = key((), "What the data may be used for, such as `training`, `evaluation`.")
     retention: str | None = key(None, "Last day the data may be kept, YYYY-MM-DD.")
     personal_data: bool | None = key(None, "Whether it holds personal data.")
@@ -145,6 +146,15 @@ class SplitOptions(Section):
     seed: int = key(0, "Seed of the division.", ge=0)
 
 
+class Canaries(Section):
+    """Invented secrets among the training rows; how well the model knows them afterwards stands in the report."""
+
+    num: int = key(0, "How many secrets, each a sentence with nine random digits; 0 plants none.", ge=0, le=1000)
+    repeats: tuple[Count, ...] = key(
+        (1, 4, 16), "How often a secret stands in train; the secrets take these numbers in turn.", min_length=1
+    )
+
+
 class Data(Section):
     """Where the rows come from and how they are prepared."""
 
@@ -153,6 +163,7 @@ class Data(Section):
     prompt: Prompt = key(Prompt, "How a row becomes a conversation; stored in the model and reused when serving.")
     steps: tuple[KindSection, ...] = key((), "Preparation steps in order; each is counted and reported.")
     split: SplitOptions = key(SplitOptions, "How rows are divided into train, validation and test.")
+    canaries: Canaries = key(Canaries, "Planted rows, to measure what the model learns by heart.")
     max_quarantine: float = key(0.05, "Share of unusable rows above which preparation fails (E310).", ge=0, le=1)
 
 

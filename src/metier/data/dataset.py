@@ -11,18 +11,20 @@ The same sources, options and code give the same version: it is found, not made 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from metier.core.errors import DataError, RowError
+from metier.core.catalog import catalog
+from metier.core.errors import ConfigError, DataError, RowError
 from metier.core.extras import installed
 from metier.core.project import Project, digest_bytes, digest_json
 from metier.core.recipe import Kind, Recipe
 from metier.core.types import SPLITS, Example, Split
-from metier.data import review
+from metier.data import canaries, review
 from metier.data.labels import judge_labels
-from metier.data.privacy import vault
+from metier.data.privacy import anonymity, vault
 from metier.data.prompt import check_version, literals
 from metier.data.quarantine import Quarantine
 from metier.data.reading import (
@@ -43,6 +45,7 @@ from metier.data.steps import (
     StepResult,
     after_split,
     check_steps,
+    columns_of,
     files_of,
     num_characters,
     packages_of,
@@ -64,7 +67,8 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
         progress: told what is being done.
 
     Raises:
-        ConfigError: E210, E211, E213 a step; E244–E248 the data section; E251, E252 `data.dataset`.
+        ConfigError: E210, E211, E213–E215 a step; E216 canaries among labels; E244–E248 the data section; E251, E252
+            `data.dataset`.
         DataError: E300–E309, E312 sources; E305 no examples; E310 too many bad rows; E320 one label; E321 a label
             that train lacks; E322 no train rows; E323 labels of different types; E340 an altered version; E365 the
             vault of surrogates.
@@ -104,6 +108,8 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
         "steps": steps,
         **split_facts,
         **label_facts,
+        "privacy": _privacy(recipe, project, splits),
+        "canaries": _plant(recipe, splits),
         "prompt": recipe.data.prompt.model_dump(mode="json"),
         "parents": [previous.name] if previous and split_facts["split"]["made"] else [],
     }
@@ -134,8 +140,36 @@ def inputs(recipe: Recipe, project: Project) -> dict[str, Any]:
 
 def _vault(recipe: Recipe, project: Project) -> AbstractContextManager[object]:
     """Open the vault of the dataset where a step draws surrogates."""
-    drawing = any(s.kind == "deidentify" and s.options.get("strategy") == "surrogate" for s in recipe.data.steps)
-    return vault.opened(project.private_dir / "vaults" / f"{recipe.name}.vault") if drawing else nullcontext()
+    drawing = any(options.strategy == "surrogate" for options in _deidentifying(recipe))
+    return vault.opened(vault.file(project, recipe.name)) if drawing else nullcontext()
+
+
+def _privacy(recipe: Recipe, project: Project, splits: Mapping[Split, Sequence[Example]]) -> dict[str, Any]:
+    """Return what the manifest says of the privacy of the rows that are written."""
+    steps = _deidentifying(recipe)
+    drawn = any(options.strategy == "surrogate" for options in steps)
+    subjects = [s.permission.subject_key for s in recipe.data.sources if s.permission and s.permission.subject_key]
+    return anonymity.statement(
+        [example for examples in splits.values() for example in examples],
+        profiles=[options.profile for options in steps],
+        vault=vault.file(project, recipe.name).relative_to(project.root).as_posix() if drawn else None,
+        quasi_identifiers=sorted({column for options in steps for column in options.quasi_identifiers}),
+        named={column for options in steps for column in options.columns},
+        linking=sorted({*subjects, *filter(None, [recipe.data.split.group_by])}),
+    )
+
+
+def _plant(recipe: Recipe, splits: dict[Split, list[Example]]) -> dict[str, Any]:
+    """Add the canaries to the training rows; return what the manifest says of them, which is not their digits."""
+    options = recipe.data.canaries
+    planted = canaries.plant(splits["train"], options, seed=recipe.data.split.seed, place=recipe.place("data.canaries"))
+    splits["train"] = [*splits["train"], *planted]
+    return {**options.model_dump(mode="json"), "rows": len(planted)} if planted else {}
+
+
+def _deidentifying(recipe: Recipe) -> list[Any]:
+    """Return the options of the recipe's `deidentify` steps, in order."""
+    return [catalog("steps").options(s.kind, s.options) for s in recipe.data.steps if s.kind == "deidentify"]
 
 
 def prepare(
@@ -146,12 +180,13 @@ def prepare(
     Steps see train and auto rows together; given validation and test rows are rewritten like them but never dropped.
 
     Raises:
-        ConfigError: E210, E211.
+        ConfigError: E210, E211; E215 a column that no row has.
         DataError: E305, nothing is left.
     """
     pools: Pools = {}
     for source in collected.sources:
         pools.setdefault(source.source.split, []).extend(source.examples)
+    _check_columns(recipe, pools)
     records = []
     for index, step in enumerate(recipe.data.steps):
         place = recipe.place(f"data.steps.{index}")
@@ -181,6 +216,25 @@ def prepare(
             fix="look at what each step drops: metier data check",
         )
     return pools, records
+
+
+def _check_columns(recipe: Recipe, pools: Pools) -> None:
+    """Refuse a misspelt column of `deidentify`: the one that was meant would stay as it is.
+
+    Raises:
+        ConfigError: E215.
+    """
+    for index, step in enumerate(recipe.data.steps):
+        for column in columns_of([step]) if step.kind == "deidentify" else ():
+            if any(pools.values()) and not any(column in e.meta for examples in pools.values() for e in examples):
+                known = sorted({name for examples in pools.values() for e in examples[:100] for name in e.meta})
+                raise ConfigError(
+                    215,
+                    f"`deidentify` names the column `{column}`, which no row has",
+                    place=recipe.place(f"data.steps.{index}"),
+                    expected=", ".join(known[:20]) or "no column stays beside the text",
+                    fix="write the column as the source has it, or leave it out",
+                )
 
 
 def _record(

@@ -90,6 +90,8 @@ def _preparing(recipe: Recipe) -> str | None:
     default = Data()
     if recipe.data.steps:
         return "data.steps"
+    if recipe.data.canaries != default.canaries:
+        return "data.canaries"
     if recipe.data.max_quarantine != default.max_quarantine:
         return "data.max_quarantine"
     leaves = type(default.split).model_fields

@@ -19,6 +19,7 @@ from metier.core import page
 from metier.core.page import MISSING
 from metier.core.project import write_text
 from metier.core.types import Conversation, Example, Labelled, Preference, Rated, Text
+from metier.data.canaries import without
 
 PACKAGE = "metier.data"
 MAX_VALUES = 12
@@ -67,7 +68,7 @@ def front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measure(splits: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
-    """Count labels, lengths and the values of columns.
+    """Count labels, lengths and the values of columns; planted canaries are no rows of the data.
 
     Returns:
         `labels`: label → split → rows; `lengths`: split → p50, p90, p99, max and bins [low, high, rows] in characters;
@@ -75,7 +76,8 @@ def measure(splits: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
     """
     labels: dict[str, Counter[str]] = {}
     columns: dict[str, dict[str, Counter[str]]] = {}
-    for split, examples in splits.items():
+    rows = {split: without(examples) for split, examples in splits.items()}
+    for split, examples in rows.items():
         for example in examples:
             for label in _labels(example):
                 labels.setdefault(label, Counter())[split] += 1
@@ -84,7 +86,7 @@ def measure(splits: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
                     columns.setdefault(column, {}).setdefault(str(value), Counter())[split] += 1
     return {
         "labels": {label: dict(counts) for label, counts in sorted(labels.items())},
-        "lengths": {split: _lengths([_num_characters(e) for e in examples]) for split, examples in splits.items()},
+        "lengths": {split: _lengths([_num_characters(e) for e in examples]) for split, examples in rows.items()},
         "columns": {
             column: {value: dict(counts) for value, counts in sorted(values.items())}
             for column, values in sorted(columns.items())
@@ -151,6 +153,7 @@ def _context(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[st
             (s.get("name", MISSING), page.cell(s.get("rows_in")), page.cell(s.get("rows_out")), s.get("note", ""))
             for s in manifest.get("steps", [])
         ],
+        "privacy_rows": _privacy(manifest.get("privacy") or {}),
         "quarantine_rows": quarantine,
         "num_quarantined": sum(int(row[1].replace(",", "")) for row in quarantine),
         "proof_rows": page.flat(_counts_only(proof)),
@@ -182,6 +185,21 @@ def _counts_only(proof: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in proof.items() if not isinstance(value, list)}
 
 
+def _privacy(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (what, words) of the manifest's statement on privacy."""
+    rows = [(name, str(facts[name])) for name in ("status", "why", "vault") if facts.get(name)]
+    if unread := facts.get("columns_not_read"):
+        rows.append(("columns that stay as they were read", ", ".join(unread[:MAX_VALUES])))
+    if quasi := facts.get("quasi_identifiers"):
+        share = 100 * quasi["rows_below_5"] / max(quasi["rows"], 1)
+        figures = f"k = {quasi['k']:,}; {quasi['rows_below_5']:,} of {quasi['rows']:,} rows ({share:.1f} %) in classes"
+        rows.append((f"k-anonymity by {', '.join(quasi['columns'])}", f"{figures} below 5"))
+    for name, check in facts.get("checks", {}).items():
+        passed = "holds" if check["passed"] else "does not hold"
+        rows.append((str(name).replace("_", " "), f"{passed}: {check['what']}"))
+    return rows
+
+
 def _quarantine(facts: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Return (reason, rows, first place, what) for `{reason: count}` or `{reason: {count, first, what}}`."""
     found = facts.get("reasons", facts)
@@ -203,6 +221,10 @@ def _shares(values: Mapping[str, Mapping[str, int]]) -> list[tuple[str, int, Map
 def _missing(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
     """Return, in sentences, what a careful reader would ask for and not find."""
     found = []
+    if planted := manifest.get("canaries"):
+        found.append(
+            f"Train holds {planted['rows']} planted rows ({planted['num']} canaries), which no figure here counts."
+        )
     sources = _sources(manifest)
     permissions = [source.get("permission") or {} for source in sources]
     for key, text in (
@@ -213,6 +235,9 @@ def _missing(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[st
         absent = sum(permission.get(key) is None for permission in permissions)
         if absent:
             found.append(f"{absent} of {len(sources)} sources have no {text}.")
+    personal = sum(permission.get("personal_data") is True for permission in permissions)
+    if personal and (manifest.get("privacy") or {}).get("status") == "not de-identified":
+        found.append(f"{personal} of {len(sources)} sources hold personal data, and no step de-identifies them.")
     for split in ("validation", "test"):
         if 0 < manifest.get("counts", {}).get(split, 0) < 100:
             found.append(f"The {split} split has fewer than 100 rows: too few for a verdict.")

@@ -68,7 +68,7 @@ def source_files(path: Path) -> list[tuple[Path, str]]:
         return [(path, path.name)]
     if path.is_dir():
         found = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
-        known = [(p, p.relative_to(path).as_posix()) for p in found if _kind(p) in READERS and _inside(p, path)]
+        known = [(p, p.relative_to(path).as_posix()) for p in found if file_kind(p) in READERS and _inside(p, path)]
         if not known:
             raise DataError(
                 301,
@@ -264,7 +264,8 @@ READERS: dict[str, Reader] = {
 """File ending → reader. `.gz` and `.zst` may follow any but Parquet."""
 
 
-def _kind(file: Path) -> str:
+def file_kind(file: Path) -> str:
+    """Return the ending that says how a file is read (`rows.jsonl.gz` → `.jsonl`), one of READERS or another."""
     suffixes = [s.lower() for s in file.suffixes]
     if suffixes and suffixes[-1] in (".gz", ".zst"):
         return suffixes[-2] if len(suffixes) > 1 and suffixes[-2] != ".parquet" else ""
@@ -272,7 +273,7 @@ def _kind(file: Path) -> str:
 
 
 def _reader(file: Path) -> Reader:
-    reader = READERS.get(_kind(file))
+    reader = READERS.get(file_kind(file))
     if reader is None:
         raise DataError(
             302,

@@ -134,8 +134,8 @@ class Dataset:
 def version_dirs(project: Project, name: str) -> list[Path]:
     """Return the directories of a dataset's versions, oldest first."""
     folder = project.datasets_dir / name
-    found = [p for p in folder.iterdir() if _number(p) and (p / "manifest.json").is_file()] if folder.is_dir() else []
-    return sorted(found, key=_number)
+    found = [p for p in folder.iterdir() if number_of(p) and (p / "manifest.json").is_file()] if folder.is_dir() else []
+    return sorted(found, key=number_of)
 
 
 def find_made(project: Project, name: str, inputs_digest: str) -> Dataset | None:
@@ -187,14 +187,14 @@ def write_version(
         "name": name,
         **facts,
         "counts": {split: len(splits.get(split, ())) for split in SPLITS},
-        "kinds": _kinds(splits),
+        "kinds": kinds_of(splits),
         "files": {file: {"sha256": digest_bytes(data), "bytes": len(data)} for file, data in files.items()},
     }
     digest = content_digest(body)
-    with _locked(project.datasets_dir / name):
+    with locked(project.datasets_dir / name):
         if same := _find_same(project, name, body):
             return same
-        number = max(map(_number, version_dirs(project, name)), default=0) + 1
+        number = max(map(number_of, version_dirs(project, name)), default=0) + 1
         folder = project.datasets_dir / name / f"v{number}-{digest[:6]}"
         temporary = folder.with_name(f".{folder.name}.tmp")
         with disk_errors(folder):
@@ -214,7 +214,7 @@ def write_version(
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Let one writer at a time choose the next version's number."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,8 @@ def _lines(examples: Sequence[Example]) -> bytes:
     return "".join(parts).encode("utf-8")
 
 
-def _kinds(splits: Mapping[Split, Sequence[Example]]) -> dict[str, int]:
+def kinds_of(splits: Mapping[Split, Sequence[Example]]) -> dict[str, int]:
+    """Return how many examples of each kind there are, as the manifest says it."""
     return dict(sorted(Counter(to_json(e)["kind"] for examples in splits.values() for e in examples).items()))
 
 
@@ -236,6 +237,7 @@ def _intact(file: Path, sha256: str) -> bool:
     return file.is_file() and digest_file(file) == sha256
 
 
-def _number(folder: Path) -> int:
+def number_of(folder: Path) -> int:
+    """Return the number of a version's directory (`v3-9f2c1a` → 3), 0 for any other."""
     match = re.fullmatch(r"v(\d+)-[0-9a-f]+", folder.name)
     return int(match[1]) if match else 0

@@ -35,6 +35,8 @@ class EvaluationInput:
     slices: tuple[str, ...] = ()
     leaking_ids: frozenset[str] = frozenset()
     """Ids of test rows that have a twin in train."""
+    canaries: Sequence[Example] = ()
+    """Secrets that were planted in train, each once (data/canaries.py)."""
     general_texts: Sequence[str] = ()
     """Text of no particular trade, for the forgetting probe."""
     baseline: bool = True

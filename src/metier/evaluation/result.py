@@ -132,6 +132,16 @@ class Examples(Part):
     random: list[Shown] = []
 
 
+class Exposure(Part):
+    """How well the model knows the canaries that stood so often in train (evaluation/exposure.py)."""
+
+    repeats: int
+    canaries: int
+    mean: float = Field(description="Exposure in bits, averaged over the canaries.")
+    largest: float
+    known: int = Field(description="Canaries that are likelier than every alternative.")
+
+
 class DataSummary(Part):
     """What the model was trained and measured on."""
 
@@ -214,6 +224,10 @@ class Report(Part):
     slices: list[SliceRow] = []
     forgetting: list[Difference] = Field([], description="General-ability probe: run minus untouched base.")
     forgetting_note: str = ""
+    exposure: list[Exposure] = Field(
+        [], description="Memorisation of planted canaries, by how often they stood in train."
+    )
+    exposure_note: str = ""
     examples: Examples = Examples()
     data: DataSummary
     training: TrainingSummary

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from metier.core.page import number
 from metier.core.project import now
-from metier.evaluation import detail, examples, forgetting, slices
+from metier.evaluation import detail, examples, exposure, forgetting, slices
 from metier.evaluation.compare import Resampler, difference, figure, measure
 from metier.evaluation.inputs import EvaluationInput, chosen_metrics, situation
 from metier.evaluation.records import write_predictions
@@ -48,6 +48,7 @@ def evaluate(given: EvaluationInput) -> Report:
         confidence=given.confidence,
     )
     forgotten, forgetting_note = _forgetting(given, base)
+    exposed, exposure_note = exposure.probe(given)
     labelled = what in ("single_label", "multi_label")
     warnings = [*_unfinished(given, asked), *_not_reloaded(given)]
     return Report(
@@ -71,6 +72,8 @@ def evaluate(given: EvaluationInput) -> Report:
         slices=slice_rows,
         forgetting=forgotten,
         forgetting_note=forgetting_note,
+        exposure=exposed,
+        exposure_note=exposure_note,
         examples=examples.pick(metrics, run.predictions, base_rows, seed=given.seed),
         data=_data(given, table),
         training=given.training,

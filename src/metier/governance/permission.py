@@ -1,7 +1,7 @@
 """May this source be used for this purpose? What is stated is always enforced; what is not stated is refused when the
 project or the recipe says `gates: {permission: required}`.
 
-Left out: reading consent records from elsewhere, and withdrawal, which starts an erasure.
+Left out: reading consent records from elsewhere. A withdrawal blocks the next run; `metier erase` takes the rows out.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def permitted(recipe: Recipe, project: Project) -> None:
     A version was made from sources of its own, and its manifest holds what was stated of them.
 
     Raises:
-        PermissionDenied: E601–E605, as `check`.
+        PermissionDenied: E601–E606, as `check`.
         ConfigError: E251, E252, `data.dataset` names no version; E266, E267.
         DataError: E340, that version was altered.
     """
@@ -80,7 +80,8 @@ def check(
 
     Raises:
         PermissionDenied: E601 nothing stated though it is required, E602 the purpose is not among those stated, E603
-            consent has expired, E604 the retention period is over, E605 consent without the record's id.
+            consent has expired, E604 the retention period is over, E605 consent without the record's id, E606
+            consent was withdrawn.
     """
     required = gate("permission", recipe, settings) == "required"
     day = today or datetime.now(UTC).date()
@@ -150,6 +151,14 @@ def _enforce(source: Source, permission: Permission, purpose: str, day: date, pl
             place=place,
             received=permission.consent_expires,
             fix="renew the consent and correct consent_expires, or take the source out of data.sources",
+        )
+    if permission.consent_withdrawn and _day(permission.consent_withdrawn, place) <= day:
+        raise PermissionDenied(
+            606,
+            f"The consent for source `{source.path}` was withdrawn",
+            place=place,
+            received=permission.consent_withdrawn,
+            fix="take the source out of data.sources; for one person of it: metier erase --subject KEY",
         )
     if permission.retention and _day(permission.retention, place) < day:
         raise PermissionDenied(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import random
 import stat
 from collections.abc import Callable
 from itertools import pairwise
@@ -92,6 +93,103 @@ def test_every_single_byte_is_under_the_seal(project: Project) -> None:
         assert audit.verify(project), f"byte {position}"
 
 
+# ───────────────────────────────────────────────────────────────────────────── a hundred of each
+
+NUM_RECORDS, NUM_TRIES = 12, 100
+Tamper = Callable[[Lines, random.Random, Path], Lines]
+
+
+def _edit(lines: Lines, rng: random.Random, _: Path) -> Lines:
+    """Change one value of one record: a field, its author, its time, its action, its number or its seal."""
+    place = rng.randrange(len(lines))
+    record = json.loads(lines[place])
+    name = rng.choice(["run", "who", "time", "action", "seq", "previous", "mac"])
+    if name == "run":
+        record["fields"]["run"] += rng.randrange(1, 1000)
+    elif name == "seq":
+        record["seq"] += rng.choice([-1, 1, 100])
+    else:
+        at = rng.randrange(len(record[name]))
+        other = rng.choice([c for c in "0123456789abcdef" if c != record[name][at]])
+        record[name] = record[name][:at] + other + record[name][at + 1 :]
+    return [*lines[:place], json.dumps(record, sort_keys=True, separators=(",", ":")), *lines[place + 1 :]]
+
+
+def _delete(lines: Lines, rng: random.Random, _: Path) -> Lines:
+    first = rng.randrange(len(lines) - 1)  # the last one would be a cut
+    size = rng.randrange(1, len(lines) - first)
+    return [*lines[:first], *lines[first + size :]]
+
+
+def _insert(lines: Lines, rng: random.Random, _: Path) -> Lines:
+    """Put a record in that was made up, or one of the log a second time."""
+    record = json.loads(rng.choice(lines))
+    if rng.random() < 0.7:
+        record["fields"] = {"run": rng.randrange(10**6)}
+        record["seq"] = rng.choice([record["seq"], len(lines), rng.randrange(100)])
+    place = rng.randrange(len(lines) + 1)
+    return [*lines[:place], json.dumps(record, sort_keys=True, separators=(",", ":")), *lines[place:]]
+
+
+def _reorder(lines: Lines, rng: random.Random, _: Path) -> Lines:
+    while (mixed := rng.sample(lines, len(lines))) == lines:
+        pass
+    if rng.random() < 0.5:  # two neighbours alone
+        at = rng.randrange(len(lines) - 1)
+        mixed = [*lines[:at], lines[at + 1], lines[at], *lines[at + 2 :]]
+    return mixed
+
+
+def _truncate(lines: Lines, rng: random.Random, _: Path) -> Lines:
+    return lines[: rng.randrange(len(lines))]
+
+
+def _rewrite(lines: Lines, rng: random.Random, elsewhere: Path) -> Lines:
+    """Write the whole history anew with one's own key, or with the right key in another state directory."""
+    other = Project.create(elsewhere / "copy", "p")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("METIER_STATE_DIR", str(elsewhere / "state"))
+        if rng.random() < 0.5:
+            patched.setenv("METIER_CONFIG_DIR", str(elsewhere / "config"))
+        for number in range(len(lines)):
+            audit.append(other, "train", run=rng.randrange(10**6) + number)
+    return other.audit_file.read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("how", "kinds_of_it"),
+    [
+        (_edit, {"edited", "inserted", "deleted", "truncated"}),  # a changed number leaves a gap and a stranger
+        (_delete, {"deleted"}),
+        (_insert, {"inserted", "edited"}),
+        (_reorder, {"reordered"}),
+        (_truncate, {"truncated"}),
+        (_rewrite, {"rewritten"}),
+    ],
+    ids=["edit", "delete", "insert", "reorder", "truncate", "rewrite"],
+)
+def test_a_hundred_tamperings_of_each_kind_are_all_found(
+    how: Tamper, kinds_of_it: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("config", "state"):
+        monkeypatch.setenv(f"METIER_{kind.upper()}_DIR", str(tmp_path / kind))
+    project = Project.create(tmp_path / "p", "p")
+    for number in range(NUM_RECORDS):
+        audit.append(project, "train", run=number)
+    whole = project.audit_file.read_bytes()
+    assert audit.verify(project) == []
+    missed = []
+    for seed in range(NUM_TRIES):
+        project.audit_file.write_bytes(whole)
+        folder = tmp_path / f"try-{seed}"
+        change(project, lambda lines, s=seed, f=folder: how(lines, random.Random(s), f))  # type: ignore[misc]
+        if not kinds_of_it & set(kinds(project)):
+            missed.append((seed, kinds(project)))
+    assert missed == []
+    project.audit_file.write_bytes(whole)
+    assert audit.verify(project) == [], "the whole one is still taken for whole"
+
+
 def test_a_removed_log_is_missed(project: Project) -> None:
     project.audit_file.unlink()
     assert kinds(project) == ["truncated"]
@@ -149,6 +247,17 @@ def test_a_torn_last_line_is_named_and_removed_by_the_next_record(project: Proje
 def test_a_moved_project_says_that_it_has_no_anchor(project: Project, tmp_path: Path) -> None:
     project.root.rename(tmp_path / "moved")
     assert kinds(Project(tmp_path / "moved")) == ["unanchored"]
+
+
+def test_a_pseudonym_needs_the_key_and_is_the_same_each_time(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = audit.pseudonym(project, "P-1")
+    assert made == audit.pseudonym(project, "P-1") != audit.pseudonym(project, "P-2")
+    monkeypatch.setenv("METIER_CONFIG_DIR", str(tmp_path / "theirs"))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "audit.key").write_text("00" * 32)
+    assert audit.pseudonym(project, "P-1") != made
 
 
 def test_the_key_is_the_owners_alone_and_its_loss_is_said(project: Project) -> None:

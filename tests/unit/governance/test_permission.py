@@ -49,6 +49,7 @@ def test_required_refuses_a_source_that_states_nothing_and_names_it() -> None:
 def test_what_is_stated_is_enforced_even_where_the_gate_is_optional() -> None:
     assert refused({**FULL, "purpose": ["evaluation"]}) == "E602"
     assert refused({**FULL, "consent_expires": "2026-11-20"}) == "E603"
+    assert refused({**FULL, "consent_withdrawn": "2026-11-20"}) == "E606"
     assert refused({**FULL, "retention": "2026-11-20"}) == "E604"
     assert refused({**FULL, "basis": "consent"}) == "E605"
     assert refused(FULL, purpose="marketing") == "E602"
@@ -60,6 +61,11 @@ def test_the_last_day_counts() -> None:
         Settings({}),
         today=date(2026, 11, 21),
     )
+
+
+def test_a_withdrawal_holds_from_its_own_day_on() -> None:
+    assert refused({**FULL, "consent_withdrawn": "2026-11-21"}) == "E606"
+    check(recipe({**FULL, "consent_withdrawn": "2026-11-22"}), Settings({}), today=date(2026, 11, 21))
 
 
 def test_a_date_that_is_none_is_a_config_error() -> None:
@@ -127,6 +133,7 @@ def test_a_version_is_judged_by_what_its_sources_stated(tmp_path: Path) -> None:
     [
         (FULL, ""),
         ({**FULL, "retention": "2020-01-01"}, "E604"),
+        ({**FULL, "consent_withdrawn": "2020-01-01"}, "E606"),
         ({**FULL, "purpose": ["evaluation"]}, "E602"),
         ({**FULL, "license": None}, ""),
     ],

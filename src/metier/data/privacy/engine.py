@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from metier.data.privacy import presidio
 from metier.data.privacy.detectors import contact, cues, dates, names, national, numbers, phones, places
 from metier.data.privacy.kinds import KINDS, PRIORITY, kinds_of
 from metier.data.privacy.spans import Span, merge
@@ -60,6 +61,15 @@ def detect(text: str, profile: str = "gdpr", *, extra: Iterable[Detector] = ()) 
     return [
         span for span in merge(found, PRIORITY) if span.kind in wanted and not text[span.start : span.end].isspace()
     ]
+
+
+def further(names: Iterable[str]) -> list[Detector]:
+    """Return additional detectors by their names, of which there is one: `presidio`.
+
+    Raises:
+        MachineError: E450, its package is not installed.
+    """
+    return [presidio.detector() for name in names if name == "presidio"]
 
 
 def rules(text: str) -> list[Span]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from metier.data.privacy import lexicon as lex
 from metier.data.privacy.detectors.checksums import luhn
 from metier.data.privacy.spans import Span
+from metier.data.privacy.words import share
 
 _ONSETS = [
     "b",
@@ -58,6 +59,7 @@ _SCRIPTS = (
     ("安本成春大德方光海和金林明平青山石田文西小新永中", re.compile(r"[\u4e00-\u9fff]")),
 )
 _WORD = re.compile(r"[^\W\d_]+")
+_TOKEN = re.compile(r"[^\W_]+")
 _YEAR = re.compile(r"(?<!\d)(?:1[5-9]|20|21)\d{2}(?!\d)")
 _KEPT = lex.TITLES | lex.PARTICLES | lex.STREETS | lex.UNITS | lex.ORGANIZATION_ENDINGS | lex.INITIALS_SUFFIX
 _WORDED = frozenset(("PERSON", "ORGANIZATION", "ADDRESS", "LOCATION", "COUNTRY", "STATE"))
@@ -75,7 +77,13 @@ class Vault:
     entries: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
     num_drawn: int = 0
     taken: set[str] = field(default_factory=set)
-    """Surrogates and originals, folded: what no new surrogate may be."""
+    """Surrogates and originals, folded: what no new surrogate may be. Of the short numbers of addresses, of which there
+    are too few, the surrogates alone, under PART."""
+
+    def __post_init__(self) -> None:
+        for kind, known in self.entries.items():
+            for key, (made, _) in known.items():
+                self.taken |= {key, made.lower(), f"{kind}\0{made.lower()}"} if kind == "PART" else {key, made.lower()}
 
 
 def replace(text: str, spans: Sequence[Span], vault: Vault) -> str:
@@ -101,33 +109,69 @@ def surrogate(value: str, kind: str, vault: Vault) -> str:
     if kind == "AGE":
         return "90+"
     if kind in _WORDED:
-        return re.sub(r"[^\W_]+", lambda m: _part(m[0], vault), value)
+        return _TOKEN.sub(lambda m: _part(m[0], vault), value)
     return _drawn(value, kind, vault, lambda rng: _of_kind(value, kind, rng))
+
+
+def remembered(value: str, kind: str, vault: Vault) -> str | None:
+    """Return what stands for a value, as `surrogate` would, but draw nothing: None where a part of it has none."""
+    if kind not in _WORDED:
+        return _entry(value, kind, vault)
+    parts = {word: word if _stays(word) else _entry(word, _kind_of(word), vault) for word in _TOKEN.findall(value)}
+    if not parts or None in parts.values():
+        return None
+    return _TOKEN.sub(
+        lambda m: _in_case(str(parts[m[0]]), m[0]) if _kind_of(m[0]) == "WORD" else str(parts[m[0]]), value
+    )
+
+
+def reserve(values: Iterable[str], vault: Vault) -> None:
+    """Keep values from being drawn: no surrogate may be what somebody else is called in the same column."""
+    vault.taken.update(map(_folded, values))
 
 
 def _part(word: str, vault: Vault) -> str:
     """Return the surrogate of one word or number of a name or an address."""
-    low = word.lower()
-    if low in _KEPT or (word.isupper() and word in lex.STATE_CODES):
+    if _stays(word):
         return word
-    if word.isalpha() and len(word) > 1:
-        return _in_case(_drawn(low, "WORD", vault, lambda rng: _invented(low, rng)), word)
+    if _kind_of(word) == "WORD":
+        return _in_case(_drawn(word, "WORD", vault, lambda rng: _invented(word.lower(), rng)), word)
     return _drawn(word, "PART", vault, lambda rng: _scrambled(word, rng), unique=len(word) > 4)
 
 
+def _stays(word: str) -> bool:
+    return word.lower() in _KEPT or (word.isupper() and word in lex.STATE_CODES)
+
+
+def _kind_of(word: str) -> str:
+    """Return the kind under which the vault has a word or number of a name or an address."""
+    return "WORD" if word.isalpha() and len(word) > 1 else "PART"
+
+
+def _entry(value: str, kind: str, vault: Vault) -> str | None:
+    found = vault.entries.get(kind, {}).get(_folded(value))
+    return found[0] if found else None
+
+
+def _folded(value: str) -> str:
+    return " ".join(value.lower().split())
+
+
 def _drawn(value: str, kind: str, vault: Vault, make: Callable[[random.Random], str], *, unique: bool = True) -> str:
-    key = " ".join(value.lower().split())
+    """Return the surrogate of a value; `unique`: no value and no other surrogate of any kind, else none of its kind."""
+    key = _folded(value)
     known = vault.entries.setdefault(kind, {})
     if key in known:
         return known[key][0]
     vault.taken.add(key)
+    kinds = "" if unique else f"{kind}\0"
     for extra in range(TRIES):
         vault.num_drawn += 1
         made = make(random.Random(vault.seed + vault.num_drawn.to_bytes(8, "big")))
         made += str(extra) if extra > TRIES // 2 else ""  # a short form has run out of values
-        if made.lower() != key and (not unique or made.lower() not in vault.taken):
+        if made.lower() != key and kinds + made.lower() not in vault.taken:
             break
-    vault.taken.add(made.lower())
+    vault.taken |= {made.lower(), f"{kind}\0{made.lower()}"} if kind == "PART" else {made.lower()}
     known[key] = (made, value)
     return made
 
@@ -167,12 +211,15 @@ def _scrambled(value: str, rng: random.Random) -> str:
 
 
 def _invented(word: str, rng: random.Random) -> str:
-    """Return a word that nobody is called, in the script of the given one, small."""
+    """Return a word that nobody is called and that means nothing, in the script of the given one, small."""
     for letters, script in _SCRIPTS:
         if script.search(word):
             return "".join(rng.choice(letters) for _ in range(max(2, len(word))))
-    syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))]
-    return "".join(syllables) + rng.choice(_ENDS)
+    while True:
+        syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))]
+        made = "".join(syllables) + rng.choice(_ENDS)
+        if share(made) is None:  # else `hero` and `data` would be read as words, and not be found again
+            return made
 
 
 def _in_case(made: str, like: str) -> str:

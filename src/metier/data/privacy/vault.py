@@ -16,13 +16,18 @@ from pathlib import Path
 
 from metier.core.errors import ConfigError, DataError
 from metier.core.extras import need, user_dir
-from metier.core.project import disk_errors, write_bytes
+from metier.core.project import Project, disk_errors, write_bytes
 from metier.data.privacy.surrogates import Vault
 
 _MAGIC = b"metier-vault-1\n"
 _NONCE_BYTES = 12
 _WHY = "keep the surrogates of `deidentify` in an encrypted vault (the strategies mask and tag work without it)"
 _open: ContextVar[Vault | None] = ContextVar("vault", default=None)
+
+
+def file(project: Project, name: str) -> Path:
+    """Return where the vault of a dataset lies, whether it is there or not."""
+    return project.private_dir / "vaults" / f"{name}.vault"
 
 
 def current() -> Vault:
@@ -73,12 +78,31 @@ def save(vault: Vault, path: Path) -> None:
     path.chmod(0o600)
 
 
+def existing(project: Project, name: str) -> Path:
+    """Return the file of a vault that is there.
+
+    Raises:
+        DataError: E368, there is none of that name.
+    """
+    path = file(project, name)
+    known = sorted(p.stem for p in path.parent.glob("*.vault"))
+    if name in known:
+        return path
+    raise DataError(
+        368,
+        f"There is no vault `{name}`",
+        place=str(path.parent),
+        expected=", ".join(known) or "no vault was made here, or all were destroyed",
+        fix="--vault NAME with one of these; it has the name of the recipe that drew the surrogates",
+    )
+
+
 def load(path: Path) -> Vault:
     """Read a vault.
 
     Raises:
         MachineError: E450, `cryptography` is not installed.
-        DataError: E365, the file is damaged, or it was made with another key.
+        DataError: E365, the file is damaged, or its key is another one or gone.
     """
     cipher = need("cryptography.hazmat.primitives.ciphers.aead", _WHY).AESGCM(_key(make=False))
     wrong = need("cryptography.exceptions", _WHY).InvalidTag
@@ -92,14 +116,13 @@ def load(path: Path) -> Vault:
             "The vault cannot be read: it is damaged, or its key is another one",
             place=str(path),
             expected=f"the key that made it, in {_key_file()}",
-            fix="bring the key back; without it the surrogates cannot be reversed",
+            fix=f"bring the key back; if it is lost for good, metier data vault destroy {path.stem}",
         ) from None
     entries = {
         kind: {key: (str(made), str(value)) for key, (made, value) in known.items()}
         for kind, known in content["entries"].items()
     }
-    taken = {text for known in entries.values() for key, (made, _) in known.items() for text in (key, made.lower())}
-    return Vault(bytes.fromhex(content["seed"]), entries, int(content["num_drawn"]), taken)
+    return Vault(bytes.fromhex(content["seed"]), entries, int(content["num_drawn"]))
 
 
 def _key_file() -> Path:
@@ -108,9 +131,9 @@ def _key_file() -> Path:
 
 def _key(*, make: bool) -> bytes:
     """Return the user's key; one is made where there is none and a vault is to be written."""
-    file = _key_file()
-    if not file.exists() and make:
-        write_bytes(file, secrets.token_bytes(32))
-        file.chmod(0o600)
-    with disk_errors(file):
-        return file.read_bytes() if file.exists() else bytes(32)
+    path = _key_file()
+    if not path.exists() and make:
+        write_bytes(path, secrets.token_bytes(32))
+        path.chmod(0o600)
+    with disk_errors(path):
+        return path.read_bytes() if path.exists() else bytes(32)

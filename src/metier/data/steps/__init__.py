@@ -6,7 +6,8 @@ validation and test rows are rewritten by it but never dropped (`FILTERS`). One 
 chooses among them (drops or repeats), so that what is held out is never touched and the proof of no overlap, which is
 made behind it, stands for the rows that are written. A step that opens files names them in `reads(options)`, one with
 optional packages in `packages(options)`, one that looks at columns in `columns(options)`: they are part of what a
-version is found by, and what is missing is said first.
+version is found by, and what is missing is said first. One after which rows cannot be told apart by a column any more
+names it in `removes(options)`: nothing else may need it.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def check_steps(recipe: Recipe) -> None:
     """Refuse a recipe whose steps cannot run, before its rows are read.
 
     Raises:
-        ConfigError: E210 no such step, E211 a wrong option, E213 a step that runs earlier than it is listed.
+        ConfigError: E210 no such step, E211 a wrong option, E213 a step that runs earlier than it is listed, E214 a
+            column that a step takes away and something else needs.
         MachineError: E450, a package is missing.
     """
     behind = ""
@@ -98,6 +100,15 @@ def check_steps(recipe: Recipe) -> None:
         place = recipe.place(f"data.steps.{index}")
         for package, why in _asked(step, "packages", place):
             need(package, why)
+        for column in set(_asked(step, "removes", place)) & _needed(recipe, index).keys():
+            needed_by = _needed(recipe, index)[column]
+            raise ConfigError(
+                214,
+                f"`{step.kind}` takes away what the column `{column}` says, and {needed_by} needs it",
+                place=place,
+                expected="columns that nothing else names",
+                fix=f"`strategy: surrogate`, which keeps a person's rows together, or leave `{column}` out of one",
+            )
         if after_split(step, place=place):
             behind = step.kind
         elif behind:
@@ -109,6 +120,20 @@ def check_steps(recipe: Recipe) -> None:
                 expected=f"`{step.kind}` before `{behind}`",
                 fix="write the steps in the order in which they run",
             )
+
+
+def _needed(recipe: Recipe, index: int) -> dict[str, str]:
+    """Return column → the key of the recipe that needs it, but for the step of this number."""
+    found = dict.fromkeys(recipe.evaluation.slices, "evaluation.slices")
+    for number, step in enumerate(recipe.data.steps):
+        if number != index:
+            found |= dict.fromkeys(_asked(step, "columns"), f"data.steps.{number} ({step.kind})")
+    for number, source in enumerate(recipe.data.sources):
+        if source.permission and source.permission.subject_key:
+            found[source.permission.subject_key] = f"data.sources.{number}.permission.subject_key"
+    if recipe.data.split.group_by:
+        found[recipe.data.split.group_by] = "data.split.group_by"
+    return found
 
 
 def packages_of(steps: Iterable[Kind]) -> list[str]:

@@ -2,25 +2,32 @@
 
 Finds by rules (data/privacy/engine.py; `metier data pii-eval` measures them). A changed text is read again,
 until nothing more is found, so that the step leaves its own output as it is. With surrogates the result is
-pseudonymized: the vault under private/vaults reverses them. Left out: labels, arguments of tool calls and further
-columns, which are not text for a step; a column that identifies people must not be kept.
+pseudonymized: the vault under private/vaults reverses them. Columns that stay beside the text (groups, slices, what a
+format leaves over) are read where `columns` says how. Left out: labels and arguments of tool calls.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from metier.core.catalog import Options as BaseOptions
 from metier.core.types import Example, Text, content_of
-from metier.data.privacy import surrogates, vault
-from metier.data.privacy.engine import detect
+from metier.data.privacy import columns as by_column
+from metier.data.privacy import presidio, surrogates, vault
+from metier.data.privacy.anonymity import Classes, alike_in
+from metier.data.privacy.engine import detect, further
+from metier.data.privacy.kinds import KINDS
 from metier.data.steps import StepResult, map_text
 
 summary = "Replace names, places, dates, numbers and addresses that identify people"
 FILTERS = False
+SHOWN = 10
+"""Names of columns in a note."""
 PASSES = 4
 """How often a changed text is read again; the second look seldom finds anything."""
 
@@ -37,6 +44,25 @@ class Options(BaseOptions):
         description="`tag`: its kind, as [PERSON]; `mask`: █ for every letter and digit; `surrogate`: an invented value"
         " of the same form, the same one each time, which the encrypted vault can reverse.",
     )
+    columns: dict[str, str] = Field(
+        {},
+        description="What becomes of columns beside the text: `drop`, `keep`, `text` (read like the text), `year`,"
+        " `tens` (40-49; 90+), `zip3`, or the kind of identifier that the whole value is, such as PERSON or MRN.",
+    )
+    quasi_identifiers: tuple[str, ...] = Field(
+        (),
+        description="Columns that together may point at a person: k-anonymity is measured on what they become.",
+    )
+
+    detectors: tuple[Literal["presidio"], ...] = Field(
+        (),
+        description="Detectors that join the rules: `presidio`, for national numbers of more countries (an extra).",
+    )
+
+    @field_validator("columns")
+    @classmethod
+    def _known_actions(cls, value: dict[str, str]) -> dict[str, str]:
+        return by_column.check(value)
 
 
 SAMPLE: dict[str, Any] = {
@@ -44,6 +70,22 @@ SAMPLE: dict[str, Any] = {
     "examples": [Text(text="Please call Zbigniew Kowalczyk at 212-555-0134."), Text(text="Nothing to see here.")],
     "result": [Text(text="Please call [PERSON] at [PHONE]."), Text(text="Nothing to see here.")],
 }
+
+
+def packages(options: Options) -> list[tuple[str, str]]:
+    """Return the optional packages that these options use, and why."""
+    return [("presidio_analyzer", presidio.WHY)] if options.detectors else []
+
+
+def columns(options: Options) -> list[str]:
+    """Return the columns that the rows must bring; those to drop are kept until this step."""
+    return [*options.columns, *options.quasi_identifiers]
+
+
+def removes(options: Options) -> list[str]:
+    """Return the columns by whose values rows cannot be told apart any more."""
+    gone = {"drop"} if options.strategy == "surrogate" else {"drop", *KINDS}
+    return [name for name, action in options.columns.items() if action in gone]
 
 
 def run(examples: list[Example], options: Options) -> StepResult:
@@ -54,24 +96,61 @@ def run(examples: list[Example], options: Options) -> StepResult:
     """
     counts: Counter[str] = Counter()
     kept: list[Example] = []
-    num_changed = 0
+    num_changed = num_emptied = 0
+    unread: set[str] = set()
+    if options.strategy == "surrogate":
+        for name in (name for name, action in options.columns.items() if action in KINDS):
+            surrogates.reserve((str(e.meta[name]) for e in examples if name in e.meta), vault.current())
     for example in examples:
         changed = map_text(example, lambda text: deidentify(text, options, counts))
-        differs = content_of(changed) != content_of(example)
-        num_changed += differs
-        kept.append(changed if differs else example)
+        same = content_of(changed) == content_of(example)
+        made: Example = example if same else changed
+        if options.columns:
+            meta, num_empty = _columns(example.meta, options, lambda text: deidentify(text, options, counts))
+            num_emptied += num_empty
+            if meta != example.meta:
+                made, same = replace(made, meta=meta), False
+        unread.update(name for name in example.meta if name not in options.columns)
+        num_changed += not same
+        kept.append(made)
     found = ", ".join(f"{number:,} {kind}" for kind, number in counts.most_common()) or "nothing found"
-    return StepResult(kept, list(range(len(kept))), f"{num_changed:,} of {len(examples):,} rows changed: {found}", [])
+    note = f"{num_changed:,} of {len(examples):,} rows changed: {found}"
+    note += f"; {num_emptied:,} values could not be made coarser and are gone" if num_emptied else ""
+    note += f"; columns not read: {', '.join(sorted(unread)[:SHOWN])}" if unread else ""
+    if options.quasi_identifiers:
+        classes = Classes.of(alike_in(options.quasi_identifiers, example) for example in kept)
+        note += f"; by {', '.join(options.quasi_identifiers)}: {classes.to_text()}"
+    return StepResult(kept, list(range(len(kept))), note, [])
+
+
+def _columns(meta: Mapping[str, Any], options: Options, read: Callable[[str], str]) -> tuple[dict[str, Any], int]:
+    """Return the columns as they are written, and how many values could not be made coarser."""
+
+    def replaced(value: str, kind: str) -> str:
+        if options.strategy == "surrogate":
+            return surrogates.surrogate(value, kind, vault.current())
+        return f"[{kind}]" if options.strategy == "tag" else _masked(value)
+
+    made: dict[str, Any] = {}
+    num_emptied = 0
+    for name, value in meta.items():
+        action = options.columns.get(name, "keep")
+        if action == "drop":
+            continue
+        made[name] = by_column.changed(value, action, replaced, read)
+        num_emptied += made[name] is None and value is not None
+    return made, num_emptied
 
 
 def deidentify(text: str, options: Options, counts: Counter[str]) -> str:
     """Return the text with every find replaced, and count the finds by kind."""
+    extra = further(options.detectors)
     if options.strategy == "surrogate":
-        spans = detect(text, options.profile)
+        spans = detect(text, options.profile, extra=extra)
         counts.update(span.kind for span in spans)
         return surrogates.replace(text, spans, vault.current())
     for _ in range(PASSES):
-        spans = detect(text, options.profile)
+        spans = detect(text, options.profile, extra=extra)
         if not spans:
             break
         counts.update(span.kind for span in spans)

@@ -1,0 +1,129 @@
+"""What a dataset version may be called: `not de-identified`, `de-identified`, `pseudonymized` or `anonymized`, and why.
+
+Anonymous is what withstands singling out, linkability and inference (Article 29 Working Party, Opinion 05/2014). It is
+claimed only where no vault reverses the rows and all three are measured to hold on the rows as they are written:
+
+- *singling out*: every row is alike to at least four others, its text, label and columns together. Free text never is,
+  so that a version of notes or letters is de-identified and no more;
+- *linkability*: no surrogate and no column of subjects or groups joins the rows of one person;
+- *inference*: among rows that are alike in the quasi-identifiers, what else they say differs.
+
+k is the size of the smallest class of rows that are alike (Sweeney 2002, k-anonymity). Left out: t-closeness, and
+attacks with knowledge from outside. What the rules did not find stays in the text; docs/privacy.md has their recall.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metier.core.types import Example, content_of
+
+SMALLEST = 5
+"""The least size of a class of rows that are alike; a usual bound for releases of health data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """Rows divided into classes that are alike: `k` is the smallest class (0 without rows), `num_small` the rows in
+    classes below SMALLEST."""
+
+    k: int
+    num_rows: int
+    num_small: int
+
+    @classmethod
+    def of(cls, keys: Iterable[Hashable]) -> Classes:
+        """Count rows by a key that is the same for those that are alike."""
+        sizes = Counter(keys).values()
+        return cls(min(sizes, default=0), sum(sizes), sum(size for size in sizes if size < SMALLEST))
+
+    def to_text(self) -> str:
+        """Return the figures as words."""
+        share = f" ({100 * self.num_small / self.num_rows:.1f} %)" if self.num_rows else ""
+        return f"k = {self.k}, {self.num_small:,} of {self.num_rows:,} rows{share} in classes below {SMALLEST}"
+
+    def to_json(self) -> dict[str, int]:
+        """Return the figures as data."""
+        return {"k": self.k, "rows": self.num_rows, "rows_below_5": self.num_small}
+
+
+def alike_in(columns: Sequence[str], example: Example) -> Hashable:
+    """Return a key of the values that a row has in these columns; an absent value is a value of its own."""
+    return tuple(json.dumps(example.meta.get(column), sort_keys=True, default=str) for column in columns)
+
+
+def statement(
+    rows: Sequence[Example],
+    *,
+    profiles: Sequence[str],
+    vault: str | None,
+    quasi_identifiers: Sequence[str] = (),
+    named: Collection[str] = (),
+    linking: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return what the manifest says of a version's privacy: figures and words, never a value.
+
+    Args:
+        rows: all rows that are written, of every split.
+        profiles: those of the `deidentify` steps; none: nothing was de-identified.
+        vault: the vault's path where a step drew surrogates.
+        quasi_identifiers: columns that together may point at a person.
+        named: columns of which the steps say what becomes of them.
+        linking: columns that say which rows belong together (subject, group).
+    """
+    if not profiles:
+        return {"status": "not de-identified", "why": "no step removes what identifies people"}
+    removed = f"what the rules find for {' and '.join(dict.fromkeys(profiles))}"
+    facts: dict[str, Any] = {"profiles": list(dict.fromkeys(profiles)), "vault": vault}
+    if unread := sorted({column for row in rows for column in row.meta} - set(named)):
+        facts["columns_not_read"] = unread
+    if quasi_identifiers:
+        figures = Classes.of(alike_in(quasi_identifiers, row) for row in rows)
+        facts["quasi_identifiers"] = {"columns": list(quasi_identifiers), **figures.to_json()}
+    if vault:
+        why = (
+            f"surrogates stand for {removed}, and whoever has {vault} and its key can reverse them: still personal data"
+            " (GDPR art. 4(5)). Without the vault they still join the rows of a person: de-identified, not anonymized"
+        )
+        return {"status": "pseudonymized", "why": why, **facts}
+    checks = _checks(rows, quasi_identifiers, linking)
+    failed = [check["what"] for check in checks.values() if not check["passed"]]
+    why = f"{removed} is gone, and no vault reverses it"
+    why += f"; anonymity is not proved: {'; '.join(failed)}" if failed else "; no row stands out, links or gives away"
+    return {"status": "de-identified" if failed else "anonymized", "why": why, **facts, "checks": checks}
+
+
+def _checks(rows: Sequence[Example], quasi: Sequence[str], linking: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the three checks: whether each is passed, and what was seen."""
+    whole = Classes.of(_digest({"content": content_of(row), "columns": dict(row.meta)}) for row in rows)
+    said: defaultdict[Hashable, set[bytes]] = defaultdict(set)
+    for row in rows:
+        if len(known := said[alike_in(quasi, row)]) < 2:
+            known.add(_digest({"content": content_of(row)}))
+    num_giving = sum(len(known) < 2 for known in said.values())
+    kept = [column for column in linking if any(column in row.meta for row in rows)]
+    return {
+        "singling_out": {
+            "passed": whole.k >= SMALLEST,
+            "what": f"rows alike in text, label and every column have {whole.to_text()}",
+        },
+        "linkability": {
+            "passed": not kept,
+            "what": f"columns that join the rows of a person stay: {', '.join(kept) or 'none'}",
+        },
+        "inference": {
+            "passed": num_giving == 0 and bool(rows),
+            "what": f"{num_giving:,} of {len(said):,} classes of rows alike in"
+            f" {', '.join(quasi) or 'no named column'} say one thing only",
+        },
+    }
+
+
+def _digest(value: Mapping[str, Any]) -> bytes:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

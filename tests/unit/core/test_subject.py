@@ -1,0 +1,137 @@
+"""How a person is recognised: in rows, in records that are no rows, in bytes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from metier.core.scan import scan
+from metier.core.subject import ERASED, Matcher, Subject, fragments, row_digest, says_enough
+
+TEXT = "the patient came with a terrible pain in her left elbow after a fall from the ladder"
+ANNA = Subject(
+    "P-00123",
+    frozenset({"person"}),
+    frozenset({"Anna Łukasz"}),
+    ids=frozenset({"0123456789abcdef"}),
+    fragments=frozenset(fragments([TEXT])),
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "seen"),
+    [
+        (b'{"x": "P-00123"}', True),
+        (b"see P-00123.", True),
+        (b"P-001234", False),
+        (b"XP-00123", False),
+        (b"p-00123", False),  # a key is a key: its case counts
+        ("ask ANNA  ŁUKASZ now".encode(), True),
+        (rb'{"x": "anna\n\u0141ukasz"}', True),
+        ("Annalena Łukasz".encode(), False),
+        (TEXT[20:70].encode(), True),
+        (TEXT[:20].encode(), False),
+    ],
+)
+def test_bytes_are_recognised_by_key_name_and_fragment(data: bytes, seen: bool) -> None:
+    assert ANNA.seen(data) is seen
+
+
+def test_a_short_key_counts_as_the_value_of_its_column_alone() -> None:
+    subject = Subject("17", frozenset({"person"}))
+    assert subject.owns({"person": 17}) and subject.owns({"person": " 17 "})
+    assert not subject.owns({"person": "170"}) and not subject.owns({"age": "17"})
+    assert subject.seen(b'{"person": "17"}') and subject.seen(b'{"person":17}')
+    assert not subject.seen(b'{"person": 170, "age": "17"}')
+    assert not subject.named("he is 17")
+    assert [says_enough(t) for t in ("abcdef", "abcde", "12345678", "123456789")] == [True, False, False, True]
+
+
+def test_a_row_of_somebody_else_keeps_what_both_have_in_common() -> None:
+    example = {"id": "0123456789abcdef", "text": "hello", "meta": {"person": "P-00999"}}
+    assert not ANNA.in_example(example)
+    assert ANNA.in_example({**example, "meta": {}})
+    assert ANNA.in_example({**example, "text": "this is about Anna Łukasz"})
+
+
+def test_a_surrogate_in_the_column_counts_for_its_example_alone() -> None:
+    subject = Subject("17", frozenset({"person"}), pseudonyms=frozenset({"aa:83", "version:83"}))
+    assert subject.in_example({"id": "aa", "text": "hello", "meta": {"person": "83"}})
+    assert not subject.in_example({"id": "bb", "text": "hello", "meta": {"person": "83"}}), "somebody who is called so"
+    assert not subject.in_example({"id": "aa", "text": "hello", "meta": {"person": "84"}}), "who said the same"
+    assert not subject.in_row({"id": "aa", "person": "83"})
+    assert Subject.from_json(json.loads(json.dumps(subject.to_json()))) == subject
+
+
+def test_a_subject_column_with_a_common_name_is_no_field_of_an_example() -> None:
+    subject = Subject("P-00123", frozenset({"id"}), ids=frozenset({"aa"}))
+    assert subject.in_example({"id": "aa", "text": "x", "meta": {}})
+    assert not subject.in_example({"id": "bb", "text": "x", "meta": {"id": "P-00999"}})
+
+
+@pytest.mark.parametrize("raw", [b'{"person": "17", "text": ', b"17,only two", b"a;17", b'{"person": 17}'])
+def test_a_bad_record_is_theirs_by_any_of_its_fields(raw: bytes) -> None:
+    subject = Subject("17", frozenset({"person"}))
+    assert subject.in_raw(raw)
+    assert not subject.in_raw(raw.replace(b"17", b"18"))
+
+
+def test_json_loses_the_texts_that_tell_of_them_and_says_how_many() -> None:
+    value = {"a": ["about P-00123", "b"], "person": "P-00123", "n": 3, "P-00123": {"c": TEXT}}
+    assert ANNA.without(value) == ({"a": [ERASED, "b"], "person": ERASED, "n": 3, ERASED: {"c": ERASED}}, 4)
+
+
+def test_cutting_out_leaves_the_bytes_around() -> None:
+    data, num = ANNA.cut_out(b"path: data/P-00123.csv\nnext: 1\n")
+    assert (data, num) == (b"path: data/(erased).csv\nnext: 1\n", 1)
+
+
+def test_fragments_lie_close_enough_that_half_a_text_is_found() -> None:
+    pieces = fragments([TEXT, "żółta łódka płynie powoli po spokojnym jeziorze w słońcu"])
+    assert all(24 <= len(p.encode()) <= 28 for p in pieces)
+    assert fragments(["short", 'a "quoted" <b>bit</b> of it']) == set()
+    matcher = Matcher(pieces)
+    assert all(matcher.any(TEXT[i : i + 56].encode()) for i in range(len(TEXT) - 56))
+
+
+def test_many_fragments_are_found_where_they_are_and_nowhere_else() -> None:
+    pieces = {f"piece number {i:06d} of many" for i in range(3000)}
+    matcher = Matcher(pieces)
+    data = b"\n".join(f"piece number {i:06d} of many".encode() for i in range(2990, 3010))
+    assert len(list(matcher.found(data))) == 10
+    assert list(matcher.found(b"")) == [] and not matcher.any(b"piece number 003000 of many")
+
+
+def test_an_interrupted_erasure_knows_what_both_know() -> None:
+    other = Subject("P-00123", rows=frozenset({"r"}), ids=frozenset({"i"}))
+    both = Subject.from_json(json.loads(json.dumps(ANNA.merged(other).to_json())))
+    assert both.ids == {"i", "0123456789abcdef"} and both.rows == {"r"} and both.also == ANNA.also
+    assert both.fragments == ANNA.fragments
+
+
+def test_the_digest_of_a_row_is_that_of_its_texts() -> None:
+    assert row_digest({"a": "x", "n": 1, "b": ["y"]}) == row_digest({"c": "x", "d": {"e": "y"}})
+    assert row_digest({"a": "x y"}) != row_digest({"a": "x", "b": "y"})
+
+
+def test_the_scan_reads_names_content_and_what_is_packed_but_not_git(tmp_path: Path) -> None:
+    clean = ("a.txt", b"nothing"), ("b/c.bin", bytes(range(256)))
+    theirs = (
+        ("d/e.json", b'{"x": "P-00123"}'),
+        ("f.gz", gzip.compress(TEXT.encode())),
+        ("g.gz", b"no gzip, P-00123"),
+        ("notes P-00123.txt", b"x"),
+        ("far.bin", b"x" * (9 << 20) + b" P-00123 "),
+        ("edge.bin", b"x" * ((8 << 20) - 4) + b" P-00123 "),
+    )
+    for name, data in (*clean, *theirs, (".git/objects/o", b"P-00123"), ("skipped/j.json", b"P-00123")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "link").symlink_to(tmp_path / "d" / "e.json")
+    hits, num_files, num_bytes = scan(tmp_path, ANNA, skip=tmp_path / "skipped")
+    assert sorted(hits) == sorted(name for name, _ in theirs)
+    assert num_files == len(clean) + len(theirs)
+    assert num_bytes > 17 << 20
