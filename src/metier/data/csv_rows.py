@@ -1,7 +1,7 @@
 """Rows from CSV and TSV files, quoted line breaks included.
 
 A stray quote must not swallow the rest of the file: a record that does not parse is reported with its first line, and
-reading goes on at the next line that begins a whole record.
+reading goes on at the next line that begins a whole record. What begins like a formula stays the text that it is.
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from metier.core.errors import DataError
-from metier.data.rows import MAX_LINE_BYTES, BadRow, Row, flaw, numbered_lines
+from metier.data import rows
+from metier.data.rows import KEPT_BYTES, BadRow, Row, flaw, numbered_lines
 
 DELIMITERS = (",", ";", "\t", "|")
 MAX_RECORD_LINES = 2000
-"""A quoted field longer than this many lines is taken for a quote that was never closed."""
+"""A quoted field longer than this many lines, or in all than a line may be, is taken for a quote never closed."""
+
+FEW_RECORD_LINES = 50
+"""The same for a file of which each line was, on average, looked at MAX_LOOKS times: full of quotes never closed."""
+
+MAX_LOOKS = 20
 
 SNIFFED_LINES = 50
 
@@ -28,13 +34,21 @@ class _Lines:
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._source = numbered_lines(file, name)
         self._waiting: deque[tuple[int, str]] = deque()
+        self._num_read = self._num_again = 0
         self.too_long: list[BadRow] = []
+
+    @property
+    def max_record_lines(self) -> int:
+        """How many lines a record may take."""
+        often = self._num_again > MAX_LOOKS * (self._num_read + MAX_RECORD_LINES)
+        return FEW_RECORD_LINES if often else MAX_RECORD_LINES
 
     def next(self) -> tuple[int, str] | None:
         """Return the next line, or None at the end."""
         if self._waiting:
             return self._waiting.popleft()
         for item in self._source:
+            self._num_read += 1
             if not isinstance(item, BadRow):
                 return item[0], item[1].decode("utf-8", "surrogateescape")
             self.too_long.append(item)
@@ -43,6 +57,7 @@ class _Lines:
     def push_back(self, lines: list[tuple[int, str]]) -> None:
         """Put lines in front again."""
         self._waiting.extendleft(reversed(lines))
+        self._num_again += len(lines)
 
 
 def read_csv(file: BinaryIO, name: str, *, delimiter: str | None = None) -> Iterator[Row | BadRow]:
@@ -56,7 +71,7 @@ def read_csv(file: BinaryIO, name: str, *, delimiter: str | None = None) -> Iter
     Raises:
         DataError: E308, the header is unreadable or names a column twice.
     """
-    csv.field_size_limit(MAX_LINE_BYTES)
+    csv.field_size_limit(rows.MAX_LINE_BYTES)
     lines = _Lines(file, name)
     delimiter = delimiter or _sniff(lines)
     header = _header(lines, name, delimiter)
@@ -74,7 +89,10 @@ def read_csv(file: BinaryIO, name: str, *, delimiter: str | None = None) -> Iter
         if error or (broken and not _is_whole(raw, fields, header)):
             lines.push_back(taken[1:])
             first = _bad(place, "broken-quotes", error, taken[0][1])
-            broken = replace(broken, raw=broken.raw + first.raw) if broken else first
+            if broken is None:
+                broken = first
+            elif len(broken.raw) < KEPT_BYTES:
+                broken = replace(broken, raw=broken.raw + first.raw)
             continue
         if broken:
             yield broken
@@ -95,17 +113,22 @@ Record = tuple[list[tuple[int, str]], list[str], str]
 def _record(lines: _Lines, delimiter: str) -> Record | None:
     """Return (lines taken, fields, error) of the next record, or None at the end."""
     taken: list[tuple[int, str]] = []
+    left, max_lines = rows.MAX_LINE_BYTES, lines.max_record_lines
 
     def feed() -> Iterator[str]:
-        while len(taken) < MAX_RECORD_LINES and (item := lines.next()) is not None:
+        nonlocal left
+        while len(taken) < max_lines and left > 0 and (item := lines.next()) is not None:
             taken.append(item)
+            left -= len(item[1])
             yield item[1]
 
     try:
         fields = next(csv.reader(feed(), delimiter=delimiter, strict=True))
     except StopIteration:
         return None
-    except csv.Error:
+    except csv.Error as error:
+        if "new-line character" in str(error):
+            return taken, [], "a carriage return stands alone within the line"
         return taken, [], "a quote is not closed, or text follows a closing quote"
     return taken, fields, ""
 
@@ -123,7 +146,10 @@ def _sniff(lines: _Lines) -> str:
     lines.push_back(head)
 
     def score(delimiter: str) -> tuple[float, int]:
-        widths = [len(r) for r in csv.reader([text for _, text in head], delimiter=delimiter) if r]
+        try:
+            widths = [len(r) for r in csv.reader([text for _, text in head], delimiter=delimiter) if r]
+        except csv.Error:
+            return 0.0, 0
         if not widths or widths[0] < 2:
             return 0.0, 0
         return sum(w == widths[0] for w in widths) / len(widths), widths[0]

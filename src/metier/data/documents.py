@@ -22,7 +22,8 @@ from xml.parsers import expat
 
 from metier.core.extras import need
 from metier.data.markup import plain_text, title_of
-from metier.data.rows import KEPT_BYTES, BadRow, Row, flaw
+from metier.data.rows import BadRow, Row, flaw
+from metier.data.unpacking import read_whole
 
 MAX_DOCUMENT_BYTES = 256 * 1024 * 1024
 MAX_XML_BYTES = 128 * 1024 * 1024
@@ -45,9 +46,9 @@ def read_pdf(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
     """
     pypdf = need("pypdf", "read PDF files")
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # its warnings quote the file
-    data = file.read(MAX_DOCUMENT_BYTES + 1)
-    if len(data) > MAX_DOCUMENT_BYTES:
-        yield _refused(name, "too-long", f"the file is larger than {MAX_DOCUMENT_BYTES >> 20} MB", data)
+    data = read_whole(file, MAX_DOCUMENT_BYTES)
+    if data is None:
+        yield _too_long(name)
         return
     try:
         reader = pypdf.PdfReader(io.BytesIO(data))
@@ -80,9 +81,9 @@ def read_pdf(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
 
 def read_docx(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
     """Yield the pages of a Word file as far as it marks them, else its text as one row."""
-    data = file.read(MAX_DOCUMENT_BYTES + 1)
-    if len(data) > MAX_DOCUMENT_BYTES:
-        yield _refused(name, "too-long", f"the file is larger than {MAX_DOCUMENT_BYTES >> 20} MB", data)
+    data = read_whole(file, MAX_DOCUMENT_BYTES)
+    if data is None:
+        yield _too_long(name)
         return
     if data.startswith(_OLE):
         yield _refused(name, "encrypted", "the file is protected by a password, or of the old .doc format", data)
@@ -109,9 +110,9 @@ def read_docx(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
 
 def read_html(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
     """Yield the text of a page without what stands around it, in the encoding that it declares, else UTF-8."""
-    data = file.read(MAX_DOCUMENT_BYTES + 1)
-    if len(data) > MAX_DOCUMENT_BYTES:
-        yield _refused(name, "too-long", f"the file is larger than {MAX_DOCUMENT_BYTES >> 20} MB", data)
+    data = read_whole(file, MAX_DOCUMENT_BYTES)
+    if data is None:
+        yield _too_long(name)
         return
     text = _decoded(data)
     if defect := flaw(text):
@@ -127,27 +128,31 @@ def read_html(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
 
 def read_markdown(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
     """Yield a Markdown file as it is written: its marks are text that a model should know."""
-    data = file.read(MAX_DOCUMENT_BYTES + 1)
-    if not data:
-        return
-    text = data.decode("utf-8", "surrogateescape")
-    too_long = ("too-long", f"the file is larger than {MAX_DOCUMENT_BYTES >> 20} MB")
-    defect = too_long if len(data) > MAX_DOCUMENT_BYTES else flaw(text)
-    yield _refused(name, *defect, data) if defect else Row({"text": text, "file": name}, name)
+    data = read_whole(file, MAX_DOCUMENT_BYTES)
+    if data is None:
+        yield _too_long(name)
+    elif data:
+        text = data.decode("utf-8", "surrogateescape")
+        defect = flaw(text)
+        yield _refused(name, *defect, data) if defect else Row({"text": text, "file": name}, name)
 
 
 # ───────────────────────────────────────────────────────────────────────────── pieces
 
 
 def _refused(place: str, reason: str, what: str, data: bytes) -> BadRow:
-    return BadRow(place, reason, what, data[:KEPT_BYTES])
+    return BadRow(place, reason, what, data)
+
+
+def _too_long(name: str) -> BadRow:
+    return BadRow(name, "too-long", f"the file is larger than {MAX_DOCUMENT_BYTES >> 20} MB", b"")
 
 
 def _row(place: str, value: dict[str, Any]) -> Row | BadRow:
     defect = flaw(value)
     if defect is None:
         return Row(value, place)
-    return BadRow(place, *defect, str(value["text"]).encode("utf-8", "backslashreplace")[:KEPT_BYTES])
+    return BadRow(place, *defect, str(value["text"]).encode("utf-8", "backslashreplace"))
 
 
 def _title(reader: Any) -> str | None:

@@ -6,12 +6,14 @@ Stricter than `json.loads`: a key given twice, NaN and text that is not UTF-8 ma
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from metier.core.errors import DataError
-from metier.data.rows import BadRow, Row, flaw, numbered_lines
+from metier.data.rows import MAX_DEPTH, BadRow, Row, depth_within, flaw, numbered_lines
+from metier.data.unpacking import read_whole
 
 MAX_FILE_BYTES = 1 << 30
 """A JSON file is read whole; above this size it has to be JSON Lines, which is read line by line."""
@@ -29,7 +31,9 @@ class _Decoder:
 
     def __init__(self) -> None:
         self.notes: list[tuple[str, str]] = []
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._object, parse_constant=self._constant, parse_float=self._float
+        )
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
@@ -39,6 +43,12 @@ class _Decoder:
 
     def _constant(self, name: str) -> None:
         self.notes.append(("not-a-number", f"`{name}` is not JSON"))
+
+    def _float(self, text: str) -> float:
+        value = float(text)
+        if math.isinf(value):
+            self.notes.append(("not-a-number", "a number is too large to be stored"))
+        return value
 
     def decode(self, text: str, start: int = 0) -> tuple[Any, int]:
         """Return (value, end); `notes` then holds the value's defects.
@@ -54,6 +64,9 @@ class _Decoder:
 
     def row(self, value: Any, text: str, place: str) -> Row | BadRow:
         """Return what was decoded from `text` as a row, or as a bad row with the first defect."""
+        if text.count("[") + text.count("{") > MAX_DEPTH and not depth_within(value):
+            what = f"lists and objects lie more than {MAX_DEPTH} deep in each other"
+            return BadRow(place, "too-deep", what, text.encode("utf-8", "surrogateescape"))
         defect = flaw(text) or (self.notes[0] if self.notes else None) or ("\\u" in text and flaw(value)) or None
         if defect is None and not isinstance(value, dict):
             defect = "not-an-object", f"the row is a JSON {_name_of(value)}, not an object"
@@ -94,8 +107,8 @@ def read_json(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
     Raises:
         DataError: E306, the file is not JSON; what is cut off in the middle cannot be told from what is complete.
     """
-    data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
+    data = read_whole(file, MAX_FILE_BYTES)
+    if data is None:
         raise DataError(
             306, "The JSON file is larger than 1 GB", place=name, fix="write it as JSON Lines: one object per line"
         )
@@ -176,7 +189,7 @@ def _is_rows(key: str, value: Any) -> bool:
 def _is_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

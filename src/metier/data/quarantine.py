@@ -9,13 +9,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from metier.core.errors import DataError, RowError
 from metier.core.project import disk_errors, write_bytes
-from metier.data.rows import BadRow
+from metier.data.rows import KEPT_BYTES, BadRow
 
 
 @dataclass(slots=True)
@@ -27,7 +27,11 @@ class Quarantine:
 
     def refuse(self, place: str, error: RowError, raw: bytes) -> None:
         """Add a row that a format refused."""
-        self.rows.append(BadRow(place, error.reason, error.what, raw, error.field))
+        self.take(BadRow(place, error.reason, error.what, raw, error.field))
+
+    def take(self, row: BadRow) -> None:
+        """Add a bad row with the beginning of what it holds: a file of long ones must not fill the memory."""
+        self.rows.append(row if len(row.raw) <= KEPT_BYTES else replace(row, raw=row.raw[:KEPT_BYTES]))
 
     @property
     def share(self) -> float:

@@ -137,7 +137,7 @@ def _read(
     for number, item in enumerate(chain(head, rows), start=1):
         quarantine.num_rows += 1
         if isinstance(item, BadRow):
-            quarantine.rows.append(item)
+            quarantine.take(item)
         else:
             try:
                 examples.append(reader.read(item))

@@ -12,8 +12,14 @@ from typing import Any, BinaryIO
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is no row of text; reading stops there, so that a damaged or hostile file cannot fill the memory."""
 
+SKIPPED_BYTES = 1 << 20
+"""How much of such a line is in memory while its end is looked for."""
+
 KEPT_BYTES = 64 * 1024
-"""How much of a line over MAX_LINE_BYTES goes to quarantine; the whole of it stays in the source."""
+"""How much of a bad row goes to quarantine; the whole of it stays in the source."""
+
+MAX_DEPTH = 100
+"""Lists and objects within each other; what is deeper is no row of text, and exhausts whatever walks through it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +53,29 @@ def numbered_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes] | Ba
         if len(line) <= MAX_LINE_BYTES:
             yield number, line
             continue
-        head = line[:KEPT_BYTES]
+        head, line = line[:KEPT_BYTES], line[-1:]
         while line and not line.endswith(b"\n"):
-            line = file.readline(MAX_LINE_BYTES)
+            line = file.readline(SKIPPED_BYTES)
         yield BadRow(f"{name}:{number}", "too-long", f"the line is longer than {MAX_LINE_BYTES >> 20} MB", head)
+
+
+def depth_within(value: Any, limit: int = MAX_DEPTH) -> bool:
+    """Say whether lists and objects lie at most `limit` deep in each other; without recursion."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(limit):
+        parts = (part for outer in level for part in (outer.values() if isinstance(outer, dict) else outer))
+        level = [part for part in parts if isinstance(part, dict | list)]
+    return not level
+
+
+def shown_name(name: str) -> str:
+    """Return a file's name as it may stand in a place: what is no printable text as `\\x1b`, `\\xe9`."""
+    if name.isprintable():
+        return name
+    return "".join(
+        c if c.isprintable() else "".join(f"\\x{byte:02x}" for byte in c.encode("utf-8", "surrogateescape"))
+        for c in name
+    )
 
 
 def flaw(value: Any) -> tuple[str, str] | None:
@@ -76,6 +101,14 @@ def flaw(value: Any) -> tuple[str, str] | None:
     else:
         return None
     return next((found for found in map(flaw, parts) if found), None)
+
+
+def typed(record: dict[str, Any], place: str) -> Row | BadRow:
+    """Return a record of a typed file (Parquet, hub) as a row of JSON data, or as a bad row."""
+    value = {key: plain(part) for key, part in record.items()}
+    if defect := flaw(value):
+        return BadRow(place, *defect, repr(value).encode("utf-8", "backslashreplace"))
+    return Row(value, place)
 
 
 def plain(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """Rows from files: JSONL, JSON, CSV, TSV, Parquet, text, documents, folders, globs, .gz, .zst, and from a hub id.
 
 A reader never guesses an encoding and never stops at a bad row: it yields a `BadRow` and goes on. Only a file that
-cannot be read at all is an error.
+cannot be read at all is an error. Of a folder or a glob, what is an archive or a link that leads out is left alone and
+reported like a bad row.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 import difflib
 import gzip
 import hashlib
-import io
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from metier.core.errors import DataError, MachineError
 from metier.core.extras import need
@@ -22,15 +22,12 @@ from metier.core.project import digest_file
 from metier.data.csv_rows import read_csv
 from metier.data.documents import read_docx, read_html, read_markdown, read_pdf
 from metier.data.json_rows import read_json, read_jsonl
-from metier.data.rows import BadRow, Row, flaw, plain
+from metier.data.parquet_rows import read_parquet
+from metier.data.rows import BadRow, Row, flaw, shown_name, typed
+from metier.data.unpacking import archive_command, opened, read_whole, text_of
 
 MAX_TEXT_BYTES = 1 << 30
-PARQUET_BATCH = 256
-BUFFER_BYTES = 1 << 20
 HUB = "hf:"
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_FOREIGN_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 def read_rows(path: Path, *, limit: int | None = None) -> Iterator[Row | BadRow]:
@@ -42,7 +39,7 @@ def read_rows(path: Path, *, limit: int | None = None) -> Iterator[Row | BadRow]
 
     Raises:
         DataError: E300 missing, E301 no rows, E302 unknown type, E303 hub id, E306 damaged file, E307 not UTF-8 as a
-            whole, E308 a CSV header, E309 not readable.
+            whole, E308 the names of the columns, E309 not readable, E313 a bomb.
     """
     number = 0
     for number, item in enumerate(islice(_every_row(path), limit), start=1):  # noqa: B007
@@ -65,10 +62,9 @@ def source_files(path: Path) -> list[tuple[Path, str]]:
     """
     if path.is_file():
         _reader(path)
-        return [(path, path.name)]
+        return [(path, shown_name(path.name))]
     if path.is_dir():
-        found = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
-        known = [(p, p.relative_to(path).as_posix()) for p in found if file_kind(p) in READERS and _inside(p, path)]
+        known = [(p, name) for p, name in _listed(path) if file_kind(p) in READERS and _inside(p, path)]
         if not known:
             raise DataError(
                 301,
@@ -79,7 +75,7 @@ def source_files(path: Path) -> list[tuple[Path, str]]:
             )
         return known
     if any(mark in str(path) for mark in "*?["):
-        matched = _glob(path)
+        matched = [(p, name) for p, name in _listed(path) if not archive_command(p) and _inside(p, _root(path))]
         for file, _ in matched:
             _reader(file)
         if matched:
@@ -130,16 +126,14 @@ def _every_row(path: Path) -> Iterator[Row | BadRow]:
             yield item
         if empty and len(files) > 1:
             yield BadRow(name, "empty-file", "the file holds no rows", b"")
+    yield from _left_out(path)
 
 
 def _file_rows(file: Path, name: str) -> Iterator[Row | BadRow]:
     read = _reader(file)
-    if read is _parquet:
-        yield from _parquet_rows(file, name)
-        return
     try:
-        with _opened(file) as stream:
-            yield from read(_without_mark(stream, name), name)
+        with opened(file, name) as stream:
+            yield from read(stream if read in BINARY else text_of(stream, name), name)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             306, "The compressed file is damaged or cut off", place=name, received=str(error), fix="copy it again"
@@ -148,69 +142,19 @@ def _file_rows(file: Path, name: str) -> Iterator[Row | BadRow]:
         raise _unreadable(error, name) from error
 
 
-def _opened(file: Path) -> io.BufferedReader:
-    if file.suffix == ".gz":
-        return io.BufferedReader(cast(io.RawIOBase, gzip.open(file, "rb")), BUFFER_BYTES)
-    if file.suffix == ".zst":
-        zstandard = need("zstandard", "read .zst files")
-        return io.BufferedReader(zstandard.open(file, "rb"), BUFFER_BYTES)
-    return file.open("rb")
-
-
-def _without_mark(stream: io.BufferedReader, name: str) -> BinaryIO:
-    """Drop a UTF-8 byte order mark; refuse a UTF-16 one."""
-    head = stream.peek(4)[:3]
-    if encoding := _FOREIGN_MARKS.get(head[:2]):
-        raise DataError(
-            307,
-            f"The file is {encoding}, not UTF-8",
-            place=name,
-            expected="UTF-8",
-            fix=f"iconv -f {encoding.lower()} -t utf-8 {name} > utf8-{name}",
-        )
-    if head == _BYTE_ORDER_MARK:
-        stream.read(3)
-    return stream
-
-
 def _text(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
     """Yield a text file as one row."""
-    data = file.read(MAX_TEXT_BYTES + 1)
-    if not data:
-        return
-    text = data.decode("utf-8", "surrogateescape")
-    defect = ("too-long", "the file is larger than 1 GB") if len(data) > MAX_TEXT_BYTES else flaw(text)
-    yield BadRow(name, *defect, data[: 1 << 16]) if defect else Row({"text": text}, name)
+    data = read_whole(file, MAX_TEXT_BYTES)
+    if data is None:
+        yield BadRow(name, "too-long", f"the file is larger than {MAX_TEXT_BYTES >> 20} MB", b"")
+    elif data:
+        text = data.decode("utf-8", "surrogateescape")
+        defect = flaw(text)
+        yield BadRow(name, *defect, data) if defect else Row({"text": text}, name)
 
 
 def _tsv(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
     return read_csv(file, name, delimiter="\t")
-
-
-def _parquet(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
-    """Yield the rows of a Parquet file, a few hundred in memory at a time."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=PARQUET_BATCH):
-            for record in batch.to_pylist():
-                number += 1
-                yield _typed(record, f"{name}:{number}")
-    except pyarrow.ArrowException as error:
-        reason = str(error).partition("\n")[0][:120]
-        raise DataError(
-            306, "The Parquet file is damaged", place=name, received=reason, fix="copy or export it again"
-        ) from None
-
-
-def _parquet_rows(file: Path, name: str) -> Iterator[Row | BadRow]:
-    try:
-        with file.open("rb") as stream:
-            yield from _parquet(stream, name)
-    except OSError as error:
-        raise _unreadable(error, name) from error
 
 
 def _unreadable(error: OSError, name: str) -> DataError:
@@ -235,14 +179,7 @@ def _hub(name: str) -> Iterator[Row | BadRow]:
             fix=getattr(error, "fix", "") or "download its files and give their path",
         ) from error
     for number, record in enumerate(table, start=1):
-        yield _typed(record, f"{HUB}{name}:{number}")
-
-
-def _typed(record: dict[str, Any], place: str) -> Row | BadRow:
-    value = {key: plain(part) for key, part in record.items()}
-    if defect := flaw(value):
-        return BadRow(place, *defect, repr(value).encode("utf-8", "backslashreplace"))
-    return Row(value, place)
+        yield typed(record, f"{HUB}{name}:{number}")
 
 
 Reader = Callable[[BinaryIO, str], Iterator[Row | BadRow]]
@@ -253,7 +190,7 @@ READERS: dict[str, Reader] = {
     ".csv": read_csv,
     ".tsv": _tsv,
     ".tab": _tsv,
-    ".parquet": _parquet,
+    ".parquet": read_parquet,
     ".txt": _text,
     ".md": read_markdown,
     ".html": read_html,
@@ -262,6 +199,8 @@ READERS: dict[str, Reader] = {
     ".docx": read_docx,
 }
 """File ending → reader. `.gz` and `.zst` may follow any but Parquet."""
+BINARY = (read_parquet, read_pdf, read_docx)
+"""Readers of files that are no text."""
 
 
 def file_kind(file: Path) -> str:
@@ -274,24 +213,52 @@ def file_kind(file: Path) -> str:
 
 def _reader(file: Path) -> Reader:
     reader = READERS.get(file_kind(file))
+    if reader is None and (command := archive_command(file)):
+        raise DataError(
+            302,
+            "An archive is never unpacked: names in it could lead anywhere, and its size is unknown",
+            place=_shown(file),
+            received=shown_name("".join(file.suffixes[-2:])),
+            expected="a file, or a folder of files",
+            fix=f"{command} {_shown(file)} in a folder of its own, look at it, and name the folder",
+        )
     if reader is None:
         raise DataError(
             302,
             "Files of this type are not read",
             place=_shown(file),
-            received=file.suffix or "no ending",
+            received=shown_name(file.suffix) or "no ending",
             expected=f"{', '.join(READERS)}, also with .gz or .zst",
             fix="export the rows as one of these",
         )
     return reader
 
 
-def _glob(path: Path) -> list[tuple[Path, str]]:
-    parts = path.parts
-    first = next(i for i, part in enumerate(parts) if any(mark in part for mark in "*?["))
-    root = Path(*parts[:first]) if first else Path()
-    found = sorted(p for p in root.glob(str(Path(*parts[first:]))) if p.is_file())
-    return [(p, p.relative_to(root).as_posix()) for p in found]
+def _root(path: Path) -> Path:
+    """Return the folder itself, or the one in which a glob looks."""
+    if path.is_dir():
+        return path
+    first = next(i for i, part in enumerate(path.parts) if any(mark in part for mark in "*?["))
+    return Path(*path.parts[:first])
+
+
+def _listed(path: Path) -> list[tuple[Path, str]]:
+    """Return the files of a folder, hidden ones left out, or those that a glob matches, each with its shown name."""
+    root = _root(path)
+    pattern = "**/*" if path == root else str(path.relative_to(root))
+    found = [
+        p for p in sorted(root.glob(pattern)) if p.is_file() and not (path == root and _hidden(p.relative_to(root)))
+    ]
+    return [(p, shown_name(p.relative_to(root).as_posix())) for p in found]
+
+
+def _left_out(path: Path) -> Iterator[BadRow]:
+    """Yield what looks like rows in a folder or a glob and is not read, so that nothing is missing silently."""
+    for file, name in () if path.is_file() else _listed(path):
+        if archive_command(file):
+            yield BadRow(name, "archive", "an archive is never unpacked", b"")
+        elif file_kind(file) in READERS and not _inside(file, _root(path)):
+            yield BadRow(name, "outside-link", "a link that leads out of the folder is not followed", b"")
 
 
 def _hidden(relative: Path) -> bool:
@@ -304,7 +271,7 @@ def _inside(file: Path, folder: Path) -> bool:
 
 
 def _shown(path: Path) -> str:
-    return str(path) if str(path).startswith(HUB) or not path.name else path.name
+    return str(path) if str(path).startswith(HUB) or not path.name else shown_name(path.name)
 
 
 __all__ = ["READERS", "BadRow", "Row", "read_rows", "source_digest", "source_files"]

@@ -223,7 +223,7 @@ def test_a_folder_gives_its_known_files_in_order(tmp_path: Path) -> None:
     (tmp_path / "link.txt").symlink_to(outside)
     good, bad = read(tmp_path)
     assert [(r.value["text"], r.place) for r in good] == [("one", "a.txt"), ("# Two", "b/two.md")]
-    assert [(b.reason, b.place) for b in bad] == [("empty-file", "c.txt")]
+    assert [(b.reason, b.place) for b in bad] == [("empty-file", "c.txt"), ("outside-link", "link.txt")]
     assert [name for _, name in source_files(tmp_path / "**" / "*.md")] == ["b/two.md"]
 
 

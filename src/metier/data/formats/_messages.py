@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from metier.core.errors import RowError
 from metier.core.types import ROLES, Message, Role, ToolCall
+from metier.data.rows import depth_within, flaw
 
 ROLE_NAMES: dict[str, Role] = {
     **{role: role for role in ROLES},
@@ -111,7 +112,7 @@ def tools(value: Any, field: str = "tools") -> tuple[Mapping[str, Any], ...]:
         if not value.strip():
             return ()
         try:
-            value = json.loads(value)
+            value = _parsed(value)
         except ValueError:
             raise RowError("tools-not-json", "the tools are not valid JSON", field=field) from None
     if value is None:
@@ -191,7 +192,7 @@ def _call(value: Any, field: str) -> ToolCall:
     arguments, text = given, given
     if isinstance(given, str):
         try:
-            arguments = json.loads(given) if given.strip() else {}
+            arguments = _parsed(given) if given.strip() else {}
         except ValueError:
             arguments = None
     else:
@@ -206,13 +207,32 @@ def _written_calls(value: Any, field: str) -> tuple[ToolCall, ...]:
     """The JSON of one call or of a list of calls, as ShareGPT writes it."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = _parsed(value)
         except ValueError:
             raise RowError("tool-call-not-json", "the tool call is not valid JSON", field=field) from None
     calls = value if isinstance(value, list) else [value]
     if not calls:
         raise RowError("not-a-tool-call", "there is no call in the list", field=field)
     return tuple(_call(call, field) for call in calls)
+
+
+def _parsed(text: str) -> Any:
+    """Return the JSON that stands in a string of a row, read as strictly as the row itself.
+
+    Raises:
+        ValueError: not JSON, nested too deeply, or with a string that cannot be stored.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refused)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not depth_within(value) or flaw(value):
+        raise ValueError("not to be stored")
+    return value
+
+
+def _refused(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _optional_text(value: Mapping[str, Any], names: Sequence[str], field: str) -> str | None:
