@@ -35,7 +35,7 @@ class _Lines:
         self._source = numbered_lines(file, name)
         self._waiting: deque[tuple[int, str]] = deque()
         self._num_read = self._num_again = 0
-        self.too_long: list[BadRow] = []
+        self._too_long: deque[BadRow] = deque()
 
     @property
     def max_record_lines(self) -> int:
@@ -51,8 +51,13 @@ class _Lines:
             self._num_read += 1
             if not isinstance(item, BadRow):
                 return item[0], item[1].decode("utf-8", "surrogateescape")
-            self.too_long.append(item)
+            self._too_long.append(item)
         return None
+
+    def too_long_before(self, number: int | None) -> Iterator[BadRow]:
+        """Yield, once, the lines over the bound that stand before a line, all of them where it is None."""
+        while self._too_long and (number is None or int(self._too_long[0].place.rpartition(":")[2]) < number):
+            yield self._too_long.popleft()
 
     def push_back(self, lines: list[tuple[int, str]]) -> None:
         """Put lines in front again."""
@@ -78,8 +83,7 @@ def read_csv(file: BinaryIO, name: str, *, delimiter: str | None = None) -> Iter
     broken: BadRow | None = None  # a record that did not parse, while its end is looked for
     while header:
         record = _record(lines, delimiter)
-        yield from lines.too_long
-        lines.too_long.clear()
+        yield from lines.too_long_before(record[0][0][0] if record else None)
         if record is None:
             break
         taken, fields, error = record

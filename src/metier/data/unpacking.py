@@ -117,8 +117,12 @@ def read_whole(file: BinaryIO, max_bytes: int) -> bytes | None:
         size = 0
     if size > max_bytes:
         return None
-    data = file.read(max_bytes + 1)
-    return data if len(data) <= max_bytes else None
+    data = io.BytesIO()  # grows in place, and gives its bytes away without a copy
+    while piece := file.read(BUFFER_BYTES):
+        if data.tell() + len(piece) > max_bytes:
+            return None
+        data.write(piece)
+    return data.getvalue()
 
 
 def archive_command(file: Path) -> str:
