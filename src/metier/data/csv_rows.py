@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from metier.core.errors import DataError
 from metier.data import rows
-from metier.data.rows import KEPT_BYTES, BadRow, Row, flaw, numbered_lines
+from metier.data.rows import KEPT_BYTES, BadRow, Row, flaw, numbered_lines, shown_column
 
 DELIMITERS = (",", ";", "\t", "|")
 MAX_RECORD_LINES = 2000
@@ -173,7 +173,9 @@ def _header(lines: _Lines, name: str, delimiter: str) -> list[str]:
             308,
             "The first line does not name the columns" if not twice else "The first line names a column twice",
             place=f"{name}:1",
-            received=", ".join(f"`{n}`" for n in twice) if twice and not error else error or "text that is not UTF-8",
+            received=", ".join(f"`{shown_column(n)}`" for n in twice)
+            if twice and not error
+            else error or "text that is not UTF-8",
             expected="one distinct name per column",
             fix="write the names of the columns into the first line",
         )

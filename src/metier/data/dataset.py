@@ -37,6 +37,7 @@ from metier.data.reading import (
     problem_type_option,
     source_path,
 )
+from metier.data.rows import shown_column
 from metier.data.similar import comparable, liken
 from metier.data.source import source_digest
 from metier.data.split import Previous, assign, group_keys, proof
@@ -232,7 +233,7 @@ def _check_columns(recipe: Recipe, pools: Pools) -> None:
                     215,
                     f"`deidentify` names the column `{column}`, which no row has",
                     place=recipe.place(f"data.steps.{index}"),
-                    expected=", ".join(known[:20]) or "no column stays beside the text",
+                    expected=", ".join(map(shown_column, known[:20])) or "no column stays beside the text",
                     fix="write the column as the source has it, or leave it out",
                 )
 

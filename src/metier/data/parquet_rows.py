@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from metier.core.errors import DataError
-from metier.data.rows import BadRow, Row, plain, typed
+from metier.data.rows import BadRow, Row, plain, shown_column, typed
 from metier.data.unpacking import bomb, max_unpacked_bytes
 
 BATCH_ROWS = 256
@@ -54,7 +54,7 @@ def _check_names(names: list[str], place: str) -> None:
             308,
             "The file names a column twice",
             place=place,
-            received=", ".join(f"`{name}`" for name in twice),
+            received=", ".join(f"`{shown_column(name)}`" for name in twice),
             expected="one distinct name per column",
             fix="export it with distinct names",
         )

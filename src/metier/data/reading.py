@@ -18,7 +18,7 @@ from metier.core.recipe import Data, Recipe, Source
 from metier.core.types import PROBLEM_TYPES, Example, Labelled, identify
 from metier.data import formats, prompt
 from metier.data.quarantine import Quarantine
-from metier.data.rows import BadRow, Row
+from metier.data.rows import BadRow, Row, shown_column
 from metier.data.source import HUB, read_rows, source_digest
 from metier.data.steps import columns_of
 
@@ -177,7 +177,7 @@ def _detection(recipe: Recipe, source: Source, head: list[dict[str, Any]], place
                 248,
                 f"{name} names the column `{wanted}`, which the rows of {source.path} do not have",
                 place=recipe.place(name),
-                expected=", ".join(sorted({column for row in head for column in row})[:20]),
+                expected=", ".join(sorted({shown_column(column) for row in head for column in row})[:20]),
                 fix=f"{name}=COLUMN with one of these, or {name}=null",
             )
     if source.format != "auto":
@@ -262,6 +262,6 @@ def _no_column(column: str, head: list[dict[str, Any]], place: str) -> DataError
         312,
         f"`map` names the column `{column}`, which no row has",
         place=place,
-        expected=", ".join(known[:20]),
+        expected=", ".join(map(shown_column, known[:20])),
         fix=f"Did you mean `{near[0]}`?" if near else "",
     )

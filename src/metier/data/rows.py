@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -20,6 +21,9 @@ KEPT_BYTES = 64 * 1024
 
 MAX_DEPTH = 100
 """Lists and objects within each other; what is deeper is no row of text, and exhausts whatever walks through it."""
+
+
+_LIKE_CONTENT = re.compile(r"@|\d[\d .-]{4,}\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,16 @@ def shown_name(name: str) -> str:
         c if c.isprintable() else "".join(f"\\x{byte:02x}" for byte in c.encode("utf-8", "surrogateescape"))
         for c in name
     )
+
+
+def shown_column(name: str) -> str:
+    """Return a column's name as an error may show it; what reads like a row of a file without a header, by its length.
+
+    A name is short, of a few words, with no mail address and no long number in it.
+    """
+    if len(name) <= 40 and len(name.split()) <= 4 and not _LIKE_CONTENT.search(name):
+        return shown_name(name)
+    return f"({len(name)} characters: does the file lack a header?)"
 
 
 def flaw(value: Any) -> tuple[str, str] | None:

@@ -428,3 +428,26 @@ def test_a_refusal_shows_no_content(tmp_path: Path) -> None:
     data = {"sources": [{"path": "data/rows.jsonl"}], "max_quarantine": 0.1}
     manifest = read_json(build(Recipe.build({**values, "data": data}), project).dir / "manifest.json")
     assert set(manifest["quarantine"]["reasons"]) == {reason for _, reason in KINDS.values()}
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "My husband Jan Kowalski has had chest pain since Monday,urgent",
+        "jan.kowalski@mail.example,urgent",
+        "Kowalski 555-01-4477,urgent",
+    ],
+)
+def test_the_first_row_of_a_table_without_a_header_is_not_shown_as_its_columns(tmp_path: Path, first: str) -> None:
+    project = Project.create(tmp_path / "project", "test")
+    (project.root / "data" / "rows.csv").write_text(f"{first}\nShe has a fever,urgent\n")
+    for options in ({}, {"map": {"text": "body", "label": "kind"}}):
+        source_of = {"path": "data/rows.csv", **options}
+        recipe = Recipe.build({"name": "x", "objective": {"task": "classify"}, "data": {"sources": [source_of]}})
+        with pytest.raises(DataError) as caught:
+            build(recipe, project)
+        assert caught.value.code == ("E312" if options else "E304")
+        assert "owalski" not in str(caught.value) and "lack a header" in str(caught.value)
+    (project.root / "data" / "rows.csv").write_text(f"{first},{first}\n")
+    error = refused(project.root / "data" / "rows.csv")
+    assert error.code == "E308" and "owalski" not in str(error)

@@ -11,6 +11,7 @@ from typing import Any
 from metier.core.catalog import catalog
 from metier.core.errors import ConfigError, DataError, RowError
 from metier.core.types import Example, identify
+from metier.data.rows import shown_column
 
 DECISIVE_SHARE = 0.9
 """Share of the recognised rows that one format must claim; the others are then bad rows of that format."""
@@ -128,7 +129,7 @@ def read_row(
 
 def _undetected(rows: Sequence[Mapping[str, Any]], place: str) -> DataError:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    shown = ", ".join(f"`{name[:40]}`" for name in names[:12]) + (" …" if len(names) > 12 else "")
+    shown = ", ".join(f"`{shown_column(name)}`" for name in names[:12]) + (" …" if len(names) > 12 else "")
     return DataError(
         304,
         "No format knows these columns",
