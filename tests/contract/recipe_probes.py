@@ -119,6 +119,7 @@ def _letters(n: int) -> list[dict[str, Any]]:
             "note": " ".join(draw.sample(words, 5)),
             "person": f"p{i % 9}",
             "team": "north" if i % 2 else "south",
+            "day": f"2021-{1 + i * 7 % 12:02d}-{1 + i % 28:02d}",
         }
         for i in range(n)
     ]

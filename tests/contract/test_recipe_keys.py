@@ -106,6 +106,7 @@ KEYS: dict[str, Effect] = {
     "data.split.validation": Effect(see.rows, (0.1, 0.3)),
     "data.split.test": Effect(see.rows, (0.1, 0.3)),
     "data.split.group_by": Effect(see.rows, (None, "person")),
+    "data.split.time_by": Effect(see.rows, (None, "day")),
     "data.split.stratify": Effect(see.rows, ON, {"data.sources.0.path": "data/uneven.jsonl"}),
     "data.split.near_duplicates": Effect(see.rows, (0.5, 1.0), {"data.sources.0.path": "data/repeated.jsonl"}),
     "data.split.seed": Effect(see.rows, (0, 1)),

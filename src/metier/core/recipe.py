@@ -139,6 +139,11 @@ class SplitOptions(Section):
     validation: float = key(0.1, "Share of the rows for validation.", ge=0, lt=1)
     test: float = key(0.1, "Share of the rows for test.", ge=0, lt=1)
     group_by: str | None = key(None, "Column whose equal values stay on one side, such as a patient id.")
+    time_by: str | None = key(
+        None,
+        "Column with a date, time or number: train lies before validation, and that before test. Then `stratify` and "
+        "`seed` have no say, and rows without a time go to quarantine.",
+    )
     stratify: bool = key(True, "Keep the shares of the labels equal in each split, where there are labels.")
     near_duplicates: float = key(
         0.85, "Estimated Jaccard similarity from which two texts count as near duplicates; 1 = exact only.", gt=0, le=1

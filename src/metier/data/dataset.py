@@ -22,7 +22,7 @@ from metier.core.extras import installed
 from metier.core.project import Project, digest_bytes, digest_json
 from metier.core.recipe import Kind, Recipe
 from metier.core.types import SPLITS, Example, Split
-from metier.data import canaries, review
+from metier.data import canaries, chronology, review
 from metier.data.labels import judge_labels
 from metier.data.privacy import anonymity, vault
 from metier.data.prompt import check_version, literals
@@ -70,9 +70,9 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
     Raises:
         ConfigError: E210, E211, E213–E215 a step; E216 canaries among labels; E244–E248 the data section; E251, E252
             `data.dataset`.
-        DataError: E300–E309, E312 sources; E305 no examples; E310 too many bad rows; E320 one label; E321 a label
-            that train lacks; E322 no train rows; E323 labels of different types; E340 an altered version; E365 the
-            vault of surrogates.
+        DataError: E300–E309, E312, E313 sources; E305 no examples; E310 too many bad rows; E320 one label; E321 a
+            label that train lacks; E322 no train rows; E323 labels of different types; E324 too few times to divide
+            by; E340 an altered version; E365 the vault of surrogates.
         MachineError: E420–E422 the disk; E450 a step's package.
     """
     check_sources(recipe)
@@ -280,31 +280,52 @@ def divide(
     """Return the examples by split, the manifest's `split` and `split_proof`, and a record per step on train.
 
     Raises:
-        DataError: E322, no train rows.
+        DataError: E322, no train rows; E324, too few different times.
     """
     options = recipe.data.split
     divided, shares = _what_to_divide(recipe, pools)
     pool = pools[divided] if divided else []
+    by_time = options.time_by if any(shares.values()) else None
+    if by_time:
+        pool = _dated(pool, by_time, quarantine)
     fixed = [(example, split) for split in SPLITS if split != divided for example in pools.get(split, ())]
     examples = [*pool, *(example for example, _ in fixed)]
     texts = [comparable(e, literals(recipe.data.prompt.user)) for e in examples]
     likeness = liken(texts, options.near_duplicates)
     keys = group_keys(examples, options.group_by)
     size = len(pool)
-    assigned = assign(
-        pool,
-        likeness.of(range(size)).groups(keys[:size]),
-        shares=shares,
-        seed=options.seed,
-        stratify=options.stratify,
-        keys=keys[:size],
-        previous=previous,
-    )
+    groups = likeness.of(range(size)).groups(keys[:size])
+    boundaries: dict[Split, chronology.Time] = {}
+    assigned: list[Split | None]
+    if by_time:
+        assigned, boundaries = chronology.assign(
+            pool,
+            groups,
+            chronology.times_of(pool, by_time),
+            shares=shares,
+            keys=keys[:size],
+            previous=previous,
+            place=recipe.place("data.split.time_by"),
+        )
+    else:
+        assigned = assign(
+            pool,
+            groups,
+            shares=shares,
+            seed=options.seed,
+            stratify=options.stratify,
+            keys=keys[:size],
+            previous=previous,
+        )
     kept: dict[Split, list[int]] = {split: [] for split in SPLITS}
     for row in range(len(examples)):
         split = assigned[row] if row < size else fixed[row - size][1]
         if split is None:
-            _refuse(pool[row], quarantine)
+            _refuse(
+                pool[row],
+                RowError("bridges-splits", "a new row is alike to rows of two splits of the earlier version"),
+                quarantine,
+            )
         else:
             kept[split].append(row)
     kept["train"], records = _choose(recipe, project, examples, kept, progress)
@@ -323,6 +344,10 @@ def divide(
     final: list[Split] = [split for split in SPLITS for _ in kept[split]]
     made = [split for split in shares if shares[split] > 0]
     proven = proof([examples[r] for r in rows], final, likeness.of(rows), [keys[r] for r in rows], made=made)
+    if by_time:
+        proven["time"] = chronology.proof(
+            chronology.times_of([examples[r] for r in rows], by_time), final, boundaries, column=by_time
+        )
     facts = {
         "split": {
             **options.model_dump(mode="json"),
@@ -384,7 +409,8 @@ def _previous(recipe: Recipe, project: Project) -> Previous | None:
         by_id.update({example.id: split for example in examples})
         keys = group_keys(examples, recipe.data.split.group_by)
         by_key.update({key: split for key in keys if key is not None})
-    return Previous(f"{latest.ref} {latest.digest}", by_id, by_key)
+    boundaries = latest.manifest["split_proof"].get("time", {}).get("boundaries", {})
+    return Previous(f"{latest.ref} {latest.digest}", by_id, by_key, boundaries)
 
 
 # ───────────────────────────────────────────────────────────────────────────── quarantine, code
@@ -403,8 +429,15 @@ def _settle(quarantine: Quarantine, file: Path, recipe: Recipe, project: Project
     quarantine.check(recipe.data.max_quarantine, sources, file=file.relative_to(project.root).as_posix())
 
 
-def _refuse(example: Example, quarantine: Quarantine) -> None:
-    error = RowError("bridges-splits", "a new row is alike to rows of two splits of the earlier version")
+def _dated(pool: list[Example], column: str, quarantine: Quarantine) -> list[Example]:
+    """Return the examples that have a time; the others are refused."""
+    refused = chronology.times_of(pool, column).refused
+    for row, (reason, what) in refused.items():
+        _refuse(pool[row], RowError(reason, what, field=column), quarantine)
+    return [example for row, example in enumerate(pool) if row not in refused]
+
+
+def _refuse(example: Example, error: RowError, quarantine: Quarantine) -> None:
     raw = example.text if hasattr(example, "text") else comparable(example)
     quarantine.refuse(example.place, error, raw.encode())
 

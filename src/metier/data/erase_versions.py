@@ -28,7 +28,7 @@ from metier.core.project import (
 )
 from metier.core.subject import Subject, Trace, relative
 from metier.core.types import SPLITS, Example, Split, from_json
-from metier.data import report
+from metier.data import chronology, report
 from metier.data.canaries import without
 from metier.data.labels import labels_of
 from metier.data.privacy import anonymity
@@ -157,6 +157,10 @@ class VersionStore:
         if leaking := body.get("split_proof", {}).get("leaking_ids"):
             there = {example.id for examples in splits.values() for example in examples}
             body["split_proof"]["leaking_ids"] = [found for found in leaking if found in there]
+        if by_time := body.get("split_proof", {}).get("time"):
+            body["split_proof"]["time"] = chronology.proof_again(
+                by_time, {s: list(without(e)) for s, e in splits.items()}
+            )
         body["digest"] = content_digest(body)
         return body
 

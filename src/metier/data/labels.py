@@ -54,7 +54,9 @@ def judge_labels(splits: Mapping[Split, Sequence[Example]], recipe: Recipe) -> d
                 received=", ".join(f"`{u}`" if len(u) <= MAX_LABEL_SHOWN else "a long label" for u in unknown[:5])
                 + f" in {sum(counts[split][u] for u in unknown):,} rows of {split}",
                 expected="every label of a held-out split also in train",
-                fix="add such rows to train, or remove them from the given split",
+                fix="nothing can be learnt of what comes up later: smaller shares, or leave the labels out"
+                if recipe.data.split.time_by
+                else "add such rows to train, or remove them from the given split",
             )
     table = {label: {split: counts[split][label] for split in SPLITS} for label in labels}
     return {"problem_type": problem_type, "labels": labels, "label_counts": table}

@@ -49,9 +49,9 @@ def collect(recipe: Recipe, project: Project, progress: Progress | None = None) 
     """Read every source. Bad rows are collected, not judged: `Quarantine.check` does that.
 
     Raises:
-        ConfigError: E245 a prompt without use, E246 no sources, E247 a `map` key without use, E248 `group_by` or
-            `subject_key` names no column.
-        DataError: E300–E309, E312.
+        ConfigError: E245 a prompt without use, E246 no sources, E247 a `map` key without use, E248 `group_by`,
+            `time_by` or `subject_key` names no column.
+        DataError: E300–E309, E312, E313.
     """
     check_sources(recipe)
     found = Collected()
@@ -112,8 +112,8 @@ def named_path(path: str, project: Project) -> Path:
 def kept_columns(recipe: Recipe) -> list[str]:
     """Return the columns that stay in `meta` whatever the format does with them: groups, slices, subjects, steps."""
     subjects = [s.permission.subject_key for s in recipe.data.sources if s.permission and s.permission.subject_key]
-    group = [recipe.data.split.group_by] if recipe.data.split.group_by else []
-    return sorted({*group, *recipe.evaluation.slices, *subjects, *columns_of(recipe.data.steps)})
+    divided = filter(None, (recipe.data.split.group_by, recipe.data.split.time_by))
+    return sorted({*divided, *recipe.evaluation.slices, *subjects, *columns_of(recipe.data.steps)})
 
 
 # ───────────────────────────────────────────────────────────────────────────── one source
@@ -170,7 +170,12 @@ def _detection(recipe: Recipe, source: Source, head: list[dict[str, Any]], place
         if head and not any(column in row for row in head):
             raise _no_column(column, head, recipe.place(f"data.sources.{index}.map"))
     subject = source.permission.subject_key if source.permission else None
-    keys = {"data.split.group_by": recipe.data.split.group_by, f"data.sources.{index}.permission.subject_key": subject}
+    split = recipe.data.split
+    keys = {
+        "data.split.group_by": split.group_by,
+        "data.split.time_by": split.time_by,
+        f"data.sources.{index}.permission.subject_key": subject,
+    }
     for name, wanted in keys.items():
         if wanted and head and not any(wanted in row for row in head):
             raise ConfigError(

@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,15 @@ HELD_OUT: tuple[Split, ...] = ("test", "validation")
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """Where an earlier version put its rows, by id and by group key; `name` is that version's reference."""
+    """Where an earlier version put its rows, by id and by group key; `name` is that version's reference.
+
+    `boundaries` are the times with which its splits begin, as its manifest has them, where it was divided by time.
+    """
 
     name: str
     by_id: Mapping[str, Split]
     by_key: Mapping[str, Split]
+    boundaries: Mapping[Split, str | float] = field(default_factory=dict)
 
     def sides(self, rows: Sequence[tuple[Example, str | None]]) -> set[Split]:
         """Return the splits in which the examples, or others with their group keys, were."""

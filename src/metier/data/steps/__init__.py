@@ -100,14 +100,19 @@ def check_steps(recipe: Recipe) -> None:
         place = recipe.place(f"data.steps.{index}")
         for package, why in _asked(step, "packages", place):
             need(package, why)
-        for column in set(_asked(step, "removes", place)) & _needed(recipe, index).keys():
-            needed_by = _needed(recipe, index)[column]
+        needed, gone = _needed(recipe, index), set(_asked(step, "removes", place))
+        if recipe.data.split.time_by in _asked(step, "reorders", place):
+            gone.add(recipe.data.split.time_by)
+        for column in sorted(gone & needed.keys()):
+            needed_by = needed[column]
             raise ConfigError(
                 214,
                 f"`{step.kind}` takes away what the column `{column}` says, and {needed_by} needs it",
                 place=place,
                 expected="columns that nothing else names",
-                fix=f"`strategy: surrogate`, which keeps a person's rows together, or leave `{column}` out of one",
+                fix="`keep` or `year`, which keep the order, or divide by another column"
+                if needed_by == "data.split.time_by"
+                else f"`strategy: surrogate`, which keeps a person's rows together, or leave `{column}` out of one",
             )
         if after_split(step, place=place):
             behind = step.kind
@@ -133,6 +138,8 @@ def _needed(recipe: Recipe, index: int) -> dict[str, str]:
             found[source.permission.subject_key] = f"data.sources.{number}.permission.subject_key"
     if recipe.data.split.group_by:
         found[recipe.data.split.group_by] = "data.split.group_by"
+    if recipe.data.split.time_by:
+        found[recipe.data.split.time_by] = "data.split.time_by"
     return found
 
 

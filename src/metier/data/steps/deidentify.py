@@ -88,6 +88,11 @@ def removes(options: Options) -> list[str]:
     return [name for name, action in options.columns.items() if action in gone]
 
 
+def reorders(options: Options) -> list[str]:
+    """Return the columns whose values do not lie in their order any more."""
+    return [name for name, action in options.columns.items() if action not in ("keep", "year")]
+
+
 def run(examples: list[Example], options: Options) -> StepResult:
     """Return the examples without identifiers; none is dropped.
 
