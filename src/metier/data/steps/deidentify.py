@@ -8,9 +8,11 @@ format leaves over) are read where `columns` says how. Left out: labels and argu
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -22,6 +24,7 @@ from metier.data.privacy import presidio, surrogates, vault
 from metier.data.privacy.anonymity import Classes, alike_in
 from metier.data.privacy.engine import detect, further
 from metier.data.privacy.kinds import KINDS
+from metier.data.privacy.spans import Span
 from metier.data.steps import StepResult, map_text
 
 summary = "Replace names, places, dates, numbers and addresses that identify people"
@@ -46,8 +49,9 @@ class Options(BaseOptions):
     )
     columns: dict[str, str] = Field(
         {},
-        description="What becomes of columns beside the text: `drop`, `keep`, `text` (read like the text), `year`,"
-        " `tens` (40-49; 90+), `zip3`, or the kind of identifier that the whole value is, such as PERSON or MRN.",
+        description="What becomes of columns beside the text: `drop`, `keep` (in the text, too), `text` (read like the"
+        " text), `year`, `tens` (40-49; 90+), `zip3`, or the kind of identifier that the whole value is, such as PERSON"
+        " or MRN.",
     )
     quasi_identifiers: tuple[str, ...] = Field(
         (),
@@ -107,11 +111,12 @@ def run(examples: list[Example], options: Options) -> StepResult:
         for name in (name for name, action in options.columns.items() if action in KINDS):
             surrogates.reserve((str(e.meta[name]) for e in examples if name in e.meta), vault.current())
     for example in examples:
-        changed = map_text(example, lambda text: deidentify(text, options, counts))
+        read = partial(deidentify, options=options, counts=counts, kept=_kept_values(example.meta, options))
+        changed = map_text(example, read)
         same = content_of(changed) == content_of(example)
         made: Example = example if same else changed
         if options.columns:
-            meta, num_empty = _columns(example.meta, options, lambda text: deidentify(text, options, counts))
+            meta, num_empty = _columns(example.meta, options, read)
             num_emptied += num_empty
             if meta != example.meta:
                 made, same = replace(made, meta=meta), False
@@ -126,6 +131,15 @@ def run(examples: list[Example], options: Options) -> StepResult:
         classes = Classes.of(alike_in(options.quasi_identifiers, example) for example in kept)
         note += f"; by {', '.join(options.quasi_identifiers)}: {classes.to_text()}"
     return StepResult(kept, list(range(len(kept))), note, [])
+
+
+def _kept_values(meta: Mapping[str, Any], options: Options) -> tuple[str, ...]:
+    """Return the values of the columns that somebody says to keep: what stands beside a text may stand in it, too.
+
+    So a column that the prompt names (`Section {section}:`) reads in training as it will when the model is used.
+    """
+    kept = (meta.get(name) for name, action in options.columns.items() if action == "keep")
+    return tuple(value for value in kept if isinstance(value, str) and value.strip())
 
 
 def _columns(meta: Mapping[str, Any], options: Options, read: Callable[[str], str]) -> tuple[dict[str, Any], int]:
@@ -147,15 +161,15 @@ def _columns(meta: Mapping[str, Any], options: Options, read: Callable[[str], st
     return made, num_emptied
 
 
-def deidentify(text: str, options: Options, counts: Counter[str]) -> str:
-    """Return the text with every find replaced, and count the finds by kind."""
+def deidentify(text: str, options: Options, counts: Counter[str], kept: Sequence[str] = ()) -> str:
+    """Return the text with every find replaced, and count them by kind; those within a `kept` value stay."""
     extra = further(options.detectors)
     if options.strategy == "surrogate":
-        spans = detect(text, options.profile, extra=extra)
+        spans = _without(kept, text, detect(text, options.profile, extra=extra))
         counts.update(span.kind for span in spans)
         return surrogates.replace(text, spans, vault.current())
     for _ in range(PASSES):
-        spans = detect(text, options.profile, extra=extra)
+        spans = _without(kept, text, detect(text, options.profile, extra=extra))
         if not spans:
             break
         counts.update(span.kind for span in spans)
@@ -166,6 +180,12 @@ def deidentify(text: str, options: Options, counts: Counter[str]) -> str:
             end = span.end
         text = "".join([*parts, text[end:]])
     return text
+
+
+def _without(kept: Sequence[str], text: str, spans: list[Span]) -> list[Span]:
+    """Return the finds that do not lie within one of these values, where it stands as a whole word."""
+    there = [m.span() for value in kept for m in re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", text)]
+    return [span for span in spans if not any(start <= span.start and span.end <= end for start, end in there)]
 
 
 def _masked(value: str) -> str:

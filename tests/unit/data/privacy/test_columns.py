@@ -174,3 +174,18 @@ def test_a_group_column_may_be_kept_or_made_coarser(project: Project) -> None:
 def test_the_actions_are_in_the_description() -> None:
     described = catalog("steps").get("deidentify").Options.model_fields["columns"].description
     assert all(f"`{action}`" in described for action in ("drop", "keep", "text", "year", "tens", "zip3"))
+
+
+def test_the_value_of_a_kept_column_stays_in_the_text_too_where_it_is_a_word_of_its_own() -> None:
+    """A prompt that names the column (`Section {section}:`) reads in training as it will when the model is used."""
+    options = deidentify.Options(columns={"section": "keep", "visit": "keep"})
+    text = "Note, section FAM/SOCHX: seen by Zbigniew Kowalczyk."
+
+    def read(**meta: Any) -> str:
+        example = deidentify.run([identify(Text(text=text, meta=meta))], options).examples[0]
+        assert isinstance(example, Text)
+        return example.text
+
+    assert read() == read(visit=7) == "Note, section [PERSON]/SOCHX: seen by [PERSON]."
+    assert read(section="FAM/SOCHX", visit=7) == "Note, section FAM/SOCHX: seen by [PERSON]."
+    assert "Kowalczyk" not in read(section="Kowal")  # a part of a name is not the column's value

@@ -176,3 +176,11 @@ def test_published_examples_pass_and_their_neighbours_fail(check: object, right:
     assert callable(check)
     assert check(right) is True
     assert check(wrong) is False
+
+
+def test_spoken_english_and_medicines_are_no_names() -> None:
+    said = "Patient: Yeah. Nope. Uh, alright. How're you, Mom? I take Tylenol and Lexapro, and Penicillin before."
+    assert [said[s.start : s.end] for s in detect(said)] == []
+    assert [(s.kind, "Patient: Kowalczyk. Yeah."[s.start : s.end]) for s in detect("Patient: Kowalczyk. Yeah.")] == [
+        ("PERSON", "Kowalczyk")
+    ]
