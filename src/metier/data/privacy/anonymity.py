@@ -69,7 +69,8 @@ def statement(
     """Return what the manifest says of a version's privacy: figures and words, never a value.
 
     Args:
-        rows: all rows that are written, of every split.
+        rows: all rows that are written, of every split; one that `balance` repeats is one person's all the same, and
+            counts once.
         profiles: those of the `deidentify` steps; none: nothing was de-identified.
         vault: the vault's path where a step drew surrogates.
         quasi_identifiers: columns that together may point at a person.
@@ -78,6 +79,7 @@ def statement(
     """
     if not profiles:
         return {"status": "not de-identified", "why": "no step removes what identifies people"}
+    rows = _once(rows)
     removed = f"what the rules find for {' and '.join(dict.fromkeys(profiles))}"
     facts: dict[str, Any] = {"profiles": list(dict.fromkeys(profiles)), "vault": vault}
     if unread := sorted({column for row in rows for column in row.meta} - set(named)):
@@ -96,6 +98,11 @@ def statement(
     why = f"{removed} is gone, and no vault reverses it"
     why += f"; anonymity is not proved: {'; '.join(failed)}" if failed else "; no row stands out, links or gives away"
     return {"status": "de-identified" if failed else "anonymized", "why": why, **facts, "checks": checks}
+
+
+def _once(rows: Sequence[Example]) -> list[Example]:
+    """Return the rows without their repetitions: those of one id and place. Without a place every row is its own."""
+    return list({(row.id, row.place or number): row for number, row in enumerate(rows)}.values())
 
 
 def _checks(rows: Sequence[Example], quasi: Sequence[str], linking: Sequence[str]) -> dict[str, dict[str, Any]]:

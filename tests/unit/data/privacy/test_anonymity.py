@@ -11,7 +11,7 @@ import pytest
 from metier.core.extras import installed
 from metier.core.project import Project
 from metier.core.recipe import Recipe
-from metier.core.types import Example, Labelled, Text
+from metier.core.types import Example, Labelled, Text, identify
 from metier.data import report
 from metier.data.dataset import build
 from metier.data.privacy.anonymity import Classes, statement
@@ -72,6 +72,14 @@ def test_quasi_identifiers_are_the_classes_of_k_and_of_inference() -> None:
     said = statement(rows, profiles=["gdpr"], vault=None, quasi_identifiers=["age"])
     assert said["quasi_identifiers"]["k"] == 3
     assert not said["checks"]["inference"]["passed"]
+
+
+def test_a_row_that_balance_repeats_hides_nobody() -> None:
+    one = identify(Labelled(text="I agree.", target="yes", place="a.csv:2", meta={"age": 90}))
+    other = identify(Labelled(text="I agree.", target="yes", place="a.csv:3", meta={"age": 90}))
+    said = statement([one] * 9 + [other], profiles=["gdpr"], vault=None, quasi_identifiers=["age"])
+    assert said["quasi_identifiers"] == {"columns": ["age"], "k": 2, "rows": 2, "rows_below_5": 2}
+    assert said["checks"]["singling_out"]["passed"] is False
 
 
 def test_no_value_of_a_column_or_text_is_in_the_statement() -> None:
