@@ -146,9 +146,12 @@ def _leaks(manifest: dict[str, Any], recipe: Recipe) -> list[Finding]:
             Finding(
                 level="warning",
                 code="E331",
-                what=f"rows of a given split have a twin in train ({shown}); both scores will be shown",
+                what=f"rows of a given split have a twin in train or validation ({shown}); both scores will be shown",
                 count=sum(leaks.values()),
-                fix=_with_step(recipe, {"kind": "decontaminate"}),
+                fix="take these out of the divided source: `decontaminate` drops training rows alone, and the twins"
+                " of split_proof.leaking_ids in the manifest are elsewhere"
+                if any(step.kind == "decontaminate" for step in recipe.data.steps)
+                else _with_step(recipe, {"kind": "decontaminate"}),
             )
         ]
     return [Finding(level="ok", code="E330", what="no row on one side of a split has a twin on another")]

@@ -96,6 +96,9 @@ def test_overlap_with_given_rows_and_rare_labels_name_their_steps(tmp_path: Path
     cards = found(project, f"data.sources={sources}", "data.split.validation=0")
     assert cards["E331"].fix == "metier data prepare 'data.steps=[decontaminate]'"
     assert (cards["E336"].count, cards["E336"].places) == (1, ["a.jsonl:21 near duplicate of test"])
+    listed = "data.steps=[{kind: decontaminate, splits: [validation]}]"
+    again = found(project, f"data.sources={sources}", "data.split.validation=0", listed)["E331"]
+    assert again.count == 1 and "data.steps" not in again.fix and "leaking_ids" in again.fix  # not the step once more
     assert cards["E332"].fix == "metier data prepare 'data.steps=[{kind: balance, ratio: 5.0, resample: up}]'"
 
 
