@@ -114,3 +114,19 @@ def test_a_bomb_of_five_gigabytes_is_refused_before_it_fills_anything(tmp_path: 
     assert found == [[refusals.get(name, "E313"), name, 0]]
     assert memory_bytes < 1_300_000_000  # .txt and .json may be 1 GB
     assert {p.name for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("as_arrow", [True, False], ids=["dictionary", "strings"])
+def test_a_parquet_bomb_of_two_terabytes_is_refused(tmp_path: Path, as_arrow: bool) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    indices = pyarrow.array([0] * 100_000, type=pyarrow.int32())
+    column = pyarrow.DictionaryArray.from_arrays(indices, pyarrow.array(["x" * 10_000_000]))
+    file = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": column, "more": column})
+    pyarrow.parquet.write_table(table, file, compression="zstd", store_schema=as_arrow)
+    assert file.stat().st_size < 3_000
+    found, memory_bytes = read(file)
+    assert found == [["E313", "a.parquet", 0]]
+    assert memory_bytes < (100_000_000 if as_arrow else 2_500_000_000)  # Arrow unpacks 64 rows of strings at once

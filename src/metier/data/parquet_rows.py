@@ -13,7 +13,9 @@ from metier.core.errors import DataError
 from metier.data.rows import BadRow, Row, plain, shown_column, typed
 from metier.data.unpacking import bomb, max_unpacked_bytes
 
-BATCH_ROWS = 256
+BATCH_ROWS = 64
+SLICE_BYTES = 64 * 1024 * 1024
+"""How much of a batch becomes Python's values at once."""
 UNPACKED_FLOOR_BYTES = 1 << 30
 """A column that always says the same packs to nothing, so that more than in other files is taken for honest."""
 
@@ -33,12 +35,16 @@ def read_parquet(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
         table = pyarrow.parquet.ParquetFile(file)
         _check_names(table.schema_arrow.names, name)
         for batch in table.iter_batches(batch_size=BATCH_ROWS):
-            left_bytes -= batch.nbytes
+            num_bytes = _num_bytes(batch)
+            left_bytes -= num_bytes
             if left_bytes < 0:
                 raise bomb(name)
-            for item in _items(_to_microseconds(batch), f"{name}:", number):
-                number += 1
-                yield item
+            batch = _to_microseconds(batch)
+            num_rows = max(1, SLICE_BYTES * batch.num_rows // max(num_bytes, 1))
+            for start in range(0, batch.num_rows, num_rows):
+                for item in _items(batch.slice(start, num_rows), f"{name}:", number):
+                    number += 1
+                    yield item
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's words, not the format's
@@ -46,6 +52,18 @@ def read_parquet(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
         raise DataError(
             306, "The Parquet file is damaged", place=name, received=reason, fix="copy or export it again"
         ) from None
+
+
+def _num_bytes(batch: Any) -> int:
+    """Return how much a batch holds: of a column that points into a dictionary, what it points at, each time."""
+    from pyarrow import compute, types
+
+    total = batch.nbytes
+    for column in batch.columns:
+        if types.is_dictionary(column.type) and types.is_string(column.type.value_type):
+            lengths = compute.binary_length(column.dictionary).cast("int64")
+            total += compute.sum(compute.take(lengths, column.indices)).as_py() or 0
+    return int(total)
 
 
 def _check_names(names: list[str], place: str) -> None:

@@ -9,6 +9,7 @@ import io
 import os
 import tarfile
 import zipfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,17 @@ def test_a_parquet_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(parquet_rows, "UNPACKED_FLOOR_BYTES", 1_000_000)
     monkeypatch.setattr(unpacking, "UNPACKED_FLOOR_BYTES", 1_000_000)
     assert refused(file).code == "E313"
+
+
+def test_a_parquet_column_that_points_into_a_dictionary_counts_what_it_points_at(tmp_path: Path) -> None:
+    import pyarrow
+
+    values = pyarrow.array(["x" * 50_000, "y"])
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0, 1, None, None, 0] * 8_000), values)
+    file = table(tmp_path / "a.parquet", text=column)
+    found = list(islice(read_rows(file), 5))
+    assert [len(row.value["text"] or "") for row in found if isinstance(row, Row)] == [50_000, 1, 0, 0, 50_000]
+    assert refused(table(tmp_path / "b.parquet", text=pyarrow.concat_arrays([column] * 2))).code == "E313"  # 1.6 GB
 
 
 # ───────────────────────────────────────────────────────────────────────────── archives and links
