@@ -286,6 +286,7 @@ def divide(
     divided, shares = _what_to_divide(recipe, pools)
     pool = pools[divided] if divided else []
     by_time = options.time_by if any(shares.values()) else None
+    previous = previous.within({"train", *(split for split in shares if shares[split] > 0)}) if previous else None
     if by_time:
         pool = _dated(pool, by_time, quarantine)
     fixed = [(example, split) for split in SPLITS if split != divided for example in pools.get(split, ())]
@@ -395,7 +396,10 @@ def _what_to_divide(recipe: Recipe, pools: Pools) -> tuple[str | None, dict[Spli
 
 
 def _previous(recipe: Recipe, project: Project) -> Previous | None:
-    """Return where the latest version put its rows, unless the rules of the division changed since."""
+    """Return where the latest version put its rows, unless the rules of the division changed since.
+
+    Rows of a held-out split that was given are left out: nobody put them there, and a twin of one is no row of it.
+    """
     latest = Dataset.latest(project, recipe.name)
     if latest is None:
         return None
@@ -405,6 +409,8 @@ def _previous(recipe: Recipe, project: Project) -> Previous | None:
     by_id: dict[str, Split] = {}
     by_key: dict[str, Split] = {}
     for split in SPLITS:
+        if split != "train" and split in latest.manifest["split"]["given"]:
+            continue
         examples = latest.examples(split)
         by_id.update({example.id: split for example in examples})
         keys = group_keys(examples, recipe.data.split.group_by)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,14 @@ class Previous:
     by_id: Mapping[str, Split]
     by_key: Mapping[str, Split]
     boundaries: Mapping[Split, str | float] = field(default_factory=dict)
+
+    def within(self, splits: Collection[Split]) -> Previous:
+        """Return the same without the rows of other splits, such as one that is given now: no row joins it."""
+        return replace(
+            self,
+            by_id={id_: split for id_, split in self.by_id.items() if split in splits},
+            by_key={key: split for key, split in self.by_key.items() if split in splits},
+        )
 
     def sides(self, rows: Sequence[tuple[Example, str | None]]) -> set[Split]:
         """Return the splits in which the examples, or others with their group keys, were."""

@@ -403,3 +403,25 @@ def test_a_full_version_folder_that_cannot_be_written(project: Project, monkeypa
     assert refused(recipe(path), project).code == "E420"
     monkeypatch.undo()
     assert build(recipe(path), project).version == "v1"
+
+
+def test_a_given_split_stays_as_it_is_when_the_rows_are_prepared_again(project: Project) -> None:
+    given = labelled(20, start=500)
+    twins = [dict(row) for row in given[:4]]
+    held = {"path": write(project, "test.jsonl", given), "split": "test"}
+    first = build(recipe(write(project, "a.jsonl", [*labelled(100), *twins]), held), project)
+    again = build(recipe(write(project, "a.jsonl", [*labelled(120), *twins]), held), project)
+    grouped = build(recipe("data/a.jsonl", held, split={"group_by": "client"}), project)
+    write(project, "a.jsonl", [*labelled(121), *twins])
+    for made in (first, again, grouped, build(recipe("data/a.jsonl", held, split={"group_by": "client"}), project)):
+        assert sorted(e.place for e in made.examples("test")) == sorted(f"test.jsonl:{i}" for i in range(1, 21))
+        assert made.manifest["split_proof"]["leaks"]["exact"] == 4
+    assert [made.version for made in (first, again, grouped)] == ["v1", "v2", "v3"]
+
+
+def test_a_split_that_was_made_and_is_given_now_takes_no_row_of_the_earlier_one(project: Project) -> None:
+    path = write(project, "a.jsonl", labelled(100))
+    assert build(recipe(path), project).count("test") == 10
+    held = {"path": write(project, "test.jsonl", labelled(20, start=500)), "split": "test"}
+    made = build(recipe(path, held), project)
+    assert {e.place.partition(":")[0] for e in made.examples("test")} == {"test.jsonl"} and made.count("test") == 20
