@@ -7,7 +7,8 @@ chooses among them (drops or repeats), so that what is held out is never touched
 made behind it, stands for the rows that are written. A step that opens files names them in `reads(options)`, one with
 optional packages in `packages(options)`, one that looks at columns in `columns(options)`: they are part of what a
 version is found by, and what is missing is said first. One after which rows cannot be told apart by a column any more
-names it in `removes(options)`: nothing else may need it.
+names it in `removes(options)`: nothing else may need it. One after which the values of a column do not lie in their
+order any more names it in `reorders(options)`: nothing may be divided by it.
 """
 
 from __future__ import annotations
