@@ -111,7 +111,8 @@ class Plan(BaseModel):
         width = max(10, *(len(k) for k in ("leakage", "parameters")))
         leak = f"{self.groups_on_both_sides} groups on both sides"
         if self.given_test:
-            leak += f" (given test file: {sum(self.leaks.values())} rows also in train or validation; both scores are shown)"
+            num = sum(self.leaks.values())
+            leak += f" (given test file: {num} rows also in train or validation; both scores are shown)"
         lines = {
             "data": " · ".join(f"{n:,} {s}" for s, n in self.rows.items())
             + f"   p50 {self.tokens_p50:,} p99 {self.tokens_p99:,} tokens   {cut}{dropped}",

@@ -184,3 +184,17 @@ def test_spoken_english_and_medicines_are_no_names() -> None:
     assert [(s.kind, "Patient: Kowalczyk. Yeah."[s.start : s.end]) for s in detect("Patient: Kowalczyk. Yeah.")] == [
         ("PERSON", "Kowalczyk")
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Doctor: Any pain?\nPatient: Sure.\nDoctor: The left knee?\nPatient: Right. Oh, well.", []),
+        ("Doctor: Any pain?\nPatient: Kowalczyk told me so.\nDoctor: Who?\nPatient: Nothing.", ["Kowalczyk"]),
+        ("Ward 3\nPatient: Young, Grace\nWard 4\nPatient: Brown, Mark", ["Young", "Grace", "Brown", "Mark"]),
+        ("Ward 3\nPatient: Young\nseen today", ["Young"]),
+    ],
+    ids=["who speaks", "a name in speech", "fields of a list", "a field"],
+)
+def test_who_speaks_in_a_conversation_is_no_field_with_a_name(text: str, names: list[str]) -> None:
+    assert [text[s.start : s.end] for s in detect(text) if s.kind == "PERSON"] == names

@@ -30,6 +30,8 @@ _STRONG_CUE = re.compile(
     r"|[Pp]rovider)\s?:)"
     r"\s{0,8}[\"']?(?=[^\W\d_])"
 )
+_SPEAKER = re.compile(r"(?:[Pp]atient|[Pp]rovider)\s?:")
+_NEXT_NAME = re.compile(r",?[ \t]{1,3}(?!I\b)[A-ZÀ-ÖØ-Þ]")
 _CUE_GATE = re.compile(r"[Nn]ame|NAME|[Cc]all|known as|goes by|née|\n[A-Za-z]{2,8}\s?:")
 _SUFFIX = re.compile(
     r"(?:,?\s{1,2}(?:Jr|Sr|II|III|IV|MD|PhD|DDS|DVM|Esq|RN|DO|MPH|MBA|CPA|M\.D|Ph\.D)\b\.?)+", re.IGNORECASE
@@ -159,9 +161,21 @@ def _cued(tokens: Tokens) -> set[int]:
     found = set()
     for match in _STRONG_CUE.finditer(tokens.text, tokens.starts[0], tokens.ends[-1]):
         index = bisect_left(tokens.starts, match.end())
-        if index < len(tokens.starts) and tokens.starts[index] == match.end():
+        if index < len(tokens.starts) and tokens.starts[index] == match.end() and not _says(tokens, match[0], index):
             found.add(index)
     return found
+
+
+def _says(tokens: Tokens, cue: str, index: int) -> bool:
+    """Return whether a cue is who speaks, not a field of a form: it comes again, and an ordinary word stands behind it.
+
+    `Patient: Sure.` in a conversation, against `Patient: Young, Grace` at the head of a letter.
+    """
+    speaker = _SPEAKER.match(cue)
+    if speaker is None or len(re.findall(rf"^{speaker[0]}", tokens.text, re.MULTILINE)) < 2:
+        return False
+    known = share(tokens.word(index).lower())
+    return known is not None and known < MAYBE and _NEXT_NAME.match(tokens.text, tokens.ends[index]) is None
 
 
 def _small_names(tokens: Tokens, classes: str, cued: set[int]) -> Iterator[Span]:
