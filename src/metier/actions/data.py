@@ -16,7 +16,9 @@ from metier.core.project import Project
 from metier.core.recipe import Recipe
 from metier.core.types import SPLITS, Example, to_json
 from metier.data import inspect, report
+from metier.data.coverage import stated
 from metier.data.dataset import build
+from metier.data.figures import measure
 from metier.data.privacy import evaluation
 from metier.data.privacy.engine import detect, further
 from metier.data.privacy.evaluation import Evaluation
@@ -56,8 +58,10 @@ def prepare(recipe: Recipe, project: Project, progress: Progress | None = None) 
     """
     permitted(recipe, project)
     dataset = build(recipe, project, progress=progress)
-    if not (dataset.dir / "report.html").exists():
-        figures = report.measure({split: dataset.examples(split) for split in SPLITS})
+    if not all((dataset.dir / name).exists() for name in report.FILES):
+        if progress:
+            progress("writing the data report", 0, None)
+        figures = measure({s: dataset.examples(s) for s in SPLITS}, dataset.manifest, stated(recipe))
         report.write(dataset.dir, dataset.manifest, figures)
         audit.append(project, "data.prepare", dataset=dataset.ref, digest=dataset.digest)
     return dataset

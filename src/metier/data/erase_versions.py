@@ -30,6 +30,7 @@ from metier.core.subject import Subject, Trace, relative
 from metier.core.types import SPLITS, Example, Split, from_json
 from metier.data import report
 from metier.data.canaries import without
+from metier.data.figures import measure
 from metier.data.labels import labels_of
 from metier.data.privacy import anonymity
 from metier.data.versions import Dataset, content_digest, kinds_of, locked, number_of
@@ -114,9 +115,8 @@ class VersionStore:
                 for name, data in files.items():
                     write_bytes(temporary / name, data)
                 if (folder / "report.html").exists():
-                    report.write(
-                        temporary, manifest, report.measure({str(split): found for split, found in splits.items()})
-                    )
+                    counted = {str(split): found for split, found in splits.items()}
+                    report.write(temporary, manifest, measure(counted, manifest, _stated(folder, subject)))
                 write_json(temporary / "manifest.json", manifest)
                 temporary.rename(target)
                 fsync_directory(folder.parent)
@@ -183,6 +183,13 @@ def _kept(folder: Path, subject: Subject) -> tuple[dict[Split, list[Example]], d
         splits[split] = [from_json(value) for _, value in kept]
         files[f"{split}.jsonl"] = b"".join(line for line, _ in kept)
     return splits, files
+
+
+def _stated(folder: Path, subject: Subject) -> dict[str, Any]:
+    """Return what the report says of the audience; an older one says nothing."""
+    file = folder / "report.json"
+    said: dict[str, Any] = read_json(file).get("stated", {}) if file.exists() else {}
+    return dict(subject.without(said)[0])
 
 
 def _privacy(manifest: dict[str, Any], splits: dict[Split, list[Example]]) -> dict[str, Any]:
