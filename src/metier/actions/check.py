@@ -26,7 +26,7 @@ from metier.data.dataset import build, inputs, quarantine_file
 from metier.data.figures import measure
 from metier.data.prompt import literals
 from metier.data.quarantine import listing, raw_rows
-from metier.data.steps import Around, Sign, StepResult, after_split, packages_of, run_step, texts_in
+from metier.data.steps import Around, Sign, StepResult, packages_of, run_step, texts_in
 from metier.data.versions import Dataset
 from metier.governance.permission import permitted
 
@@ -193,9 +193,7 @@ def _gaps(dataset: Dataset, recipe: Recipe) -> list[Finding]:
     """Return a card for each thing that the rows lack for those they are meant for."""
     figures = measure({split: dataset.examples(split) for split in SPLITS}, dataset.manifest, stated(recipe))
     return [
-        Finding(
-            level="warning", code="E339", what=gap["what"], count=gap["count"], places=gap["names"], fix=gap["fix"]
-        )
+        Finding(level="warning", code="E339", what=gap["what"], count=gap["count"], places=gap["names"], fix=gap["fix"])
         for gap in figures["gaps"]
     ]
 

@@ -3,8 +3,8 @@
 A recipe says whom its model is for by the labels it has to tell apart, by the columns of `evaluation.slices`, by the
 languages that `filter_language` keeps, and in the words of `objective.description`, which a reader holds against the
 topics. Compared with it are the rows as they were counted (figures.py). *Few* means: a tenth of what an even division
-would give, or in train fewer than MIN_TRAIN_ROWS rows of a label; a slice with fewer than MIN_TEST_ROWS test rows gets no
-figure in an evaluation.
+would give, or in train fewer than MIN_TRAIN_ROWS rows of a label; a slice with fewer than MIN_TEST_ROWS test rows gets
+no figure in an evaluation.
 """
 
 from __future__ import annotations
@@ -59,11 +59,14 @@ def gaps(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[dict[s
 
 def with_step(steps: Sequence[Kind], step: Mapping[str, Any]) -> str:
     """Return the command that prepares the rows with one more step, at its place in the order."""
-    listed = [{"kind": s.kind, **s.options} if s.options else s.kind for s in steps]
-    first = next((i for i, s in enumerate(steps) if after_split(s)), len(listed))
-    at = len(listed) if after_split(Kind.model_validate(step)) else first
-    listed.insert(at, dict(step) if len(step) > 1 else step["kind"])
-    flow = yaml.safe_dump(listed, default_flow_style=True, width=10**9, allow_unicode=True).strip()
+    first = next((i for i, s in enumerate(steps) if after_split(s)), len(steps))
+    added = Kind.model_validate(step)
+    at = len(steps) if after_split(added) else first
+    listed = [
+        {"kind": s.kind, **dict(sorted(s.options.items()))} if s.options else s.kind
+        for s in (*steps[:at], added, *steps[at:])
+    ]
+    flow = yaml.safe_dump(listed, default_flow_style=True, sort_keys=False, width=10**9, allow_unicode=True).strip()
     return f"metier data prepare {shlex.quote(f'data.steps={flow}')}"
 
 
@@ -75,8 +78,10 @@ def _labels(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> Iterator
     few = [label for label in labels if labels[label].get("train", 0) < MIN_TRAIN_ROWS]
     if few:
         what = f"{len(few)} of {len(labels)} labels have fewer than {MIN_TRAIN_ROWS} training rows"
-        step = {"kind": "balance", "resample": "up", "ratio": 10.0}
-        yield _gap(what, few, f"{_MORE} --split train, with rows of them; or {_balanced(manifest, step)}")
+        step = {"kind": "balance", "resample": "up", "ratio": 10}
+        none = not all(labels[label].get("train", 0) for label in few)
+        fix = f"{_MORE} --split train" if none else _balanced(manifest, step)
+        yield _gap(what, _counted(labels, few, "train"), fix)
     unmeasured = [label for label, counts in labels.items() if not counts.get("test", 0)]
     if unmeasured and _rows(manifest, "test"):
         what = f"{len(unmeasured)} of {len(labels)} labels have no test row: no figure will speak of them"
@@ -92,16 +97,17 @@ def _slices(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> Iterator
         yield _gap(what, absent, f"metier data prepare {shlex.quote(f'evaluation.slices=[{kept}]')}, or add the column")
     for column in wanted:
         values = columns.get(column, {})
-        few = [value for value in values if 0 < _rows(manifest, "test") and _of(values, value, "test") < MIN_TEST_ROWS]
-        if few:
+        few = [value for value in values if _of(values, value, "test") < MIN_TEST_ROWS]
+        if few and _rows(manifest, "test"):
             what = f"{len(few)} of {len(values)} values of {column} have fewer than {MIN_TEST_ROWS} test rows"
-            yield _gap(f"{what}, too few for a figure", few, _more(manifest, "test"))
+            yield _gap(f"{what}, too few for a figure", _counted(values, few, "test"), _more(manifest, "test"))
         even = sum(_of(values, value, "train") for value in values) / max(len(values), 1)
         if rare := [value for value in values if _of(values, value, "train") < FEW * even]:
-            what = f"{len(rare)} of {len(values)} values of {column} have few training rows, less than a tenth of even"
-            step = {"kind": "balance", "by": "column", "column": column, "resample": "up", "ratio": 10.0}
-            none = [value for value in rare if not _of(values, value, "train")]
-            yield _gap(what, rare, f"{_MORE} --split train" if none else _balanced(manifest, step))
+            what = f"{len(rare)} of {len(values)} values of {column} have under a tenth of an even share of train"
+            step = {"kind": "balance", "by": "column", "column": column, "resample": "up", "ratio": 10}
+            none = not all(_of(values, value, "train") for value in rare)
+            fix = f"{_MORE} --split train" if none else _balanced(manifest, step)
+            yield _gap(what, _counted(values, rare, "train"), fix)
 
 
 def _languages(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> Iterator[Gap]:
@@ -145,6 +151,12 @@ def _topics(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> Iterator
 def _gap(what: str, names: Sequence[str], fix: str) -> Gap:
     shown = tuple(page.label(name, 60) for name in names[:SHOWN_NAMES])
     return Gap(what, len(names), shown + (("…",) if len(names) > SHOWN_NAMES else ()), fix)
+
+
+def _counted(values: Mapping[str, Mapping[str, int]], names: Sequence[str], split: str) -> list[str]:
+    """Return names with their rows in a split, the fewest first."""
+    ordered = sorted(names, key=lambda name: (values[name].get(split, 0), name))
+    return [f"{page.label(name)} {values[name].get(split, 0)}" for name in ordered]
 
 
 def _topic(topic: Mapping[str, Any]) -> str:

@@ -1,9 +1,9 @@
 """Which words of the rows a page may show: those that many rows share and that name nobody.
 
-A card and a report go further than the rows. Beside labels and column values they show single words (topics) and
-openings, and a word may be a name. So a word is held back where fewer than MIN_SUBJECTS people (`subject_key`) or groups
-(`data.split.group_by`) say it, and where our rules for identifiers (data/privacy) cover it in one of a few rows that it
-stands in. How many rows must share a word is up to those who count them (topics.py, diversity.py).
+A card and a report travel further than the rows. Beside labels and column values they show single words (topics) and
+openings, and a word may be a name. So a word is held back where fewer than MIN_SUBJECTS people (`subject_key`) or
+groups (`data.split.group_by`) say it, and where our rules for identifiers (data/privacy) cover it in one of a few rows
+that it stands in. How many rows must share a word is up to those who count them (topics.py, diversity.py).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The figures of a data report: what the manifest does not hold, counted over the rows.
 
-Labels, lengths, columns, groups and repeated rows are counted over all rows. Topics, diversity, openings, languages and
-scripts come from a sample, so that a million rows take seconds too: the NUM_ROWS rows with the smallest ids, which are
-digests of their content, and of each the first MAX_CHARACTERS characters. So a row is in the sample whatever the order
-of the files, and the same version gives the same figures.
+Labels, lengths, columns, groups and repeated rows are counted over all rows. Near duplicates, topics, diversity,
+openings, languages and scripts come from a sample, so that a million rows take seconds too: the NUM_ROWS rows with the
+smallest ids, which are digests of their content, and of each the first MAX_CHARACTERS characters. So a row is in the
+sample whatever the order of the files, and the same version gives the same figures.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from metier.core.extras import installed
+from metier.core.recipe import SplitOptions
 from metier.core.types import Conversation, Example, Labelled, Message, Preference, Rated, Text
 from metier.data import coverage
 from metier.data.canaries import without
@@ -24,8 +25,7 @@ from metier.data.disclosure import Guard
 from metier.data.diversity import balance, diversity, evenness, openings
 from metier.data.labels import labels_of
 from metier.data.prompt import literals
-from metier.data.similar import comparable
-from metier.data.steps import filter_language
+from metier.data.similar import comparable, liken
 from metier.data.steps.filter_language import languages_of
 from metier.data.topics import topics_of
 from metier.data.words import Words, pattern, words_in
@@ -38,6 +38,7 @@ NUM_BINS = 24
 NUM_ROWS = 10_000
 MAX_CHARACTERS = 1_000
 NUM_ROWS_LANGUAGE = 1_000
+MAX_CHARACTERS_LANGUAGE = 200
 MIN_LETTERS = 40
 """With fewer letters the language of a text is not asked for: too short to tell."""
 MIN_CONFIDENCE = 0.5
@@ -62,7 +63,8 @@ def measure(
         `columns`: column → value → split → rows, for columns with 2 to 12 distinct values and for slices;
         `column_values`: column → distinct values, None for more than 50; `balance`: `labels` and columns →
         diversity.balance over train; `groups`: of `data.split.group_by`; `repeated`: split → rows whose content stands
-        before, in any split; `sample`, `topics`, `diversity`, `openings`, `scripts`, `languages`; `stated`; `gaps`.
+        before, in any split; `alike`: rows of the sample that are near duplicates of an earlier one, and the
+        similarity; `sample`, `topics`, `diversity`, `openings`, `scripts`, `languages`; `stated`; `gaps`.
     """
     known: Mapping[str, Any] = manifest or {}
     said = dict(stated or {})
@@ -79,7 +81,7 @@ def measure(
         "balance": _balances({"labels": labels, **columns}),
         "groups": _groups(rows, known.get("split", {}).get("group_by")),
         "repeated": _repeated(rows),
-        **_of_sample(rows, subjects, literals((known.get("prompt") or {}).get("user"))),
+        **_of_sample(rows, known, subjects),
     }
     return {**figures, "gaps": coverage.gaps(known, figures)}
 
@@ -195,8 +197,10 @@ def _lengths(lengths: Sequence[int]) -> dict[str, Any]:
 # ───────────────────────────────────────────────────────────────────────────── the sample
 
 
-def _of_sample(rows: Rows, subjects: Sequence[str], fixed: Sequence[str]) -> dict[str, Any]:
-    """Return topics, diversity, openings, scripts and languages."""
+def _of_sample(rows: Rows, manifest: Mapping[str, Any], subjects: Sequence[str]) -> dict[str, Any]:
+    """Return near duplicates, topics, diversity, openings, scripts and languages."""
+    fixed = literals((manifest.get("prompt") or {}).get("user"))
+    threshold = float(manifest.get("split", {}).get("near_duplicates", SplitOptions().near_duplicates))
     everywhere = [(e.id, split, index) for split, examples in rows.items() for index, e in enumerate(examples)]
     chosen = heapq.nsmallest(NUM_ROWS, everywhere)
     examples = [rows[split][index] for _, split, index in chosen]
@@ -207,6 +211,7 @@ def _of_sample(rows: Rows, subjects: Sequence[str], fixed: Sequence[str]) -> dic
     guard = Guard(texts, meta)
     return {
         "sample": {"rows": len(examples), "of": len(everywhere), "characters": MAX_CHARACTERS},
+        "alike": {"rows": len(texts) - len(np.unique(liken(texts, threshold).groups())), "similarity": threshold},
         "topics": _topics(words, guard, splits),
         **_sides(examples, fixed, subjects),
         "scripts": _scripts(words),
@@ -288,7 +293,7 @@ def _languages(texts: Sequence[str]) -> dict[str, Any]:
         return {}
     counts: Counter[str] = Counter()
     num_short = 0
-    for text in (text[: filter_language.MAX_CHARACTERS] for text in texts):
+    for text in (text[:MAX_CHARACTERS_LANGUAGE] for text in texts):
         if sum(map(str.isalpha, text)) < MIN_LETTERS:
             num_short += 1
         else:

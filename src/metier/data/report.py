@@ -1,8 +1,9 @@
 """The data card and the data report of a dataset version: what is in it, where it came from, what is missing.
 
 The figures are those of figures.py, and stand in report.json. `card` gives card.md in Hugging Face's front matter;
-`render` gives one HTML page without script or network. Both are pure: the same manifest and figures give the same bytes.
-Neither shows the content of a row beyond label and column values, and words that many rows share (disclosure.py).
+`render` gives one HTML page without script or network. Both are pure: the same manifest and figures give the same
+bytes. Neither shows the content of a row beyond label and column values, and words that many rows share
+(disclosure.py).
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def _context(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[st
         "columns": {name: _shares(values) for name, values in figures.get("columns", {}).items()},
         "balance": {name: _balance(facts) for name, facts in figures.get("balance", {}).items()},
         "groups": figures.get("groups", {}),
+        "alike": figures.get("alike", {}),
         "repeated": {split: n for split, n in figures.get("repeated", {}).items() if n},
         "languages": _shares(_unsplit(figures.get("languages", {}).get("rows", {}))),
         "too_short": figures.get("languages", {}).get("too_short", 0),
@@ -114,7 +116,7 @@ def _context(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[st
         "prompt": page.flat({k: v for k, v in (manifest.get("prompt") or {}).items() if v}),
         "digests": [("dataset", str(manifest.get("digest", MISSING)))]
         + [(_name(s.get("path")), str(s.get("sha256", MISSING))) for s in _sources(manifest)],
-        "parents": [text for _, text in page.flat(manifest.get("parents", []))],
+        "parents": [str(parent) for parent in manifest.get("parents", [])],
     }
 
 
@@ -174,7 +176,7 @@ def _sampled(sample: Mapping[str, int]) -> str:
     """Return how many rows topics and diversity were measured on, in words."""
     if sample["rows"] == sample["of"]:
         return f"all {sample['of']:,} rows"
-    return f"{sample['rows']:,} of {sample['of']:,} rows, drawn by hash"
+    return f"{sample['rows']:,} of the {sample['of']:,} rows, drawn by hash"
 
 
 def _unsplit(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
@@ -185,17 +187,16 @@ def _balance(facts: Mapping[str, Any]) -> str:
     """Return in one sentence how even a division of the training rows is."""
     ratio = f"{page.number(facts['ratio'])} to 1" if facts["ratio"] is not None else "a value without a row"
     rarest = f"{facts['smallest']:,} ({page.label(facts['rarest'])})"
-    return f"From {rarest} to {facts['largest']:,} rows, {ratio}; evenness {page.number(facts['evenness'])}."
+    return f"from {rarest} to {facts['largest']:,} rows, {ratio}; evenness {page.number(facts['evenness'])}."
 
 
 def _topics(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return `topics` as _shares has them, and what is said of them."""
     topics = facts.get("topics", [])
-    values = {index: topic["rows"] for index, topic in enumerate(topics)}
-    largest = max((sum(counts.values()) for counts in values.values()), default=1)
+    totals = [sum(topic["rows"].values()) for topic in topics]
     rows = [
-        (", ".join(topics[i]["keywords"]) or NO_KEYWORD, sum(counts.values()), counts, 100 * sum(counts.values()) / largest)
-        for i, counts in values.items()
+        (", ".join(topic["keywords"]) or NO_KEYWORD, n, topic["rows"], round(100 * n / max(totals), 1))
+        for topic, n in zip(topics, totals, strict=True)
     ]
     return {"topics": rows, "topic_evenness": facts.get("evenness"), "rows_in_no_topic": facts.get("rows_in_none", 0)}
 

@@ -4,8 +4,9 @@ TF-IDF (words in at least MIN_ROWS_USED texts and in at most half of them) → t
 Deerwester et al. 1990) → k-means on the unit sphere, all with a fixed seed. k grows with the root of the number of
 texts, `num_topics`. A topic's keywords are the words with the largest s · log(s / b): s is the share of the topic's
 texts with the word, b the share of all texts. It is class-based TF-IDF (Grootendorst 2022) with shares of texts in the
-place of counts, so that words which stand everywhere weigh nothing. Where no spaces are written, pairs of neighbouring
-characters are the words.
+place of counts, so that words which stand everywhere weigh nothing. Function words are left out (function_words.py; of
+languages that it does not have, only what stands in half of the texts). Where no spaces are written, pairs of
+neighbouring characters are the words.
 
 Left out: topics of several levels, texts in two topics. Word order and meaning do not count: two ways to say a thing in
 other words are two topics. The figures are exact for one machine and its libraries; elsewhere rounding can move a text
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metier.data.function_words import function_words
 from metier.data.words import Words
 
 MIN_ROWS = 100
@@ -39,30 +41,6 @@ MAX_WORDS = 10_000
 NUM_KEYWORDS = 6
 NUM_CANDIDATES = 18
 _SEED = 0
-_FUNCTION_WORDS = frozenset(
-    # English, German, French, Spanish, Italian, Portuguese, Dutch: pronouns, articles, prepositions, auxiliaries,
-    # question words. Of other languages only what stands in half of the texts is left out.
-    "the and but for nor not yet with without from into onto over under about after before between through during this"
-    " that these those there here then than when where why how who whom whose what which while because until you your"
-    " yours she her hers him his its our ours they them their theirs myself yourself am are was were been being have has"
-    " had having does did doing done can could may might must shall should will would just also too very any some all"
-    " each every both either neither much many more most such only own same other again once out off down upon don didn"
-    " doesn isn aren wasn weren won wouldn couldn shouldn haven hasn hadn let get got"
-    " der die das den dem des ein eine einen einem einer eines und oder aber nicht auch noch nur schon sehr ich mich mir"
-    " mein meine meinen du dich dir dein sie er es wir uns ihr euch ihre ihrem ihren sein seine seinen ist sind war waren"
-    " bin wird werden wurde wurden hat habe haben hatte hatten kann können muss soll mit von vom zum zur bei aus auf für"
-    " über unter nach vor durch als wie was wer wen wem wann warum welche welcher welches welchen welchem dass wenn weil"
-    " les une des dans pour par sur avec sans que qui quoi dont est sont était sera être avoir avez avons ont nous vous"
-    " ils elles mon mes ton tes son ses notre votre leur leurs cette ces pas plus mais donc comme quand comment pourquoi"
-    " quel quelle quels quelles aux ils"
-    " los las una unos unas del que por para con sin sobre entre como pero más muy cuando donde quien cual cuál qué cómo"
-    " cuándo está están fue fueron era son ser estar tiene tienen hay mis sus nos les esta este esto ese esa"
-    " gli della delle degli dei nel nella con per che chi cui non più come quando dove perché sono era essere avere ho"
-    " hai abbiamo hanno mio mia tuo suo sua questo questa quello quella"
-    " uma uns umas dos das nos nas pelo pela com sem não mais mas você ele ela eles elas meu minha seu sua são foi está"
-    " het een van voor met niet maar ook naar wat wie waar wanneer waarom hoe welke ben bent zijn wordt werd hebben heeft"
-    " mijn jouw haar onze deze dit".split()  # noqa: SIM905
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +82,9 @@ def _counts(words: Words) -> tuple[Any, list[str]]:
     """Return how often each usable word stands in each text, as a sparse matrix, and the words."""
     from scipy.sparse import csr_matrix
 
-    kept_V = np.array([_tells(word) for word in words.vocabulary], dtype=bool)
+    num_V = np.bincount(words.word_T, minlength=len(words.vocabulary)).tolist()
+    ignored = function_words(dict(zip(words.vocabulary, num_V, strict=True)))
+    kept_V = np.array([_tells(word, ignored) for word in words.vocabulary], dtype=bool)
     tells_T = kept_V[words.word_T]
     rows, columns, names = words.row_T[tells_T], words.word_T[tells_T], words.vocabulary
     if (alone_V := np.array([_unspaced(word) for word in words.vocabulary], dtype=bool)).any():
@@ -125,10 +105,13 @@ def _counts(words: Words) -> tuple[Any, list[str]]:
     return counts_NV[:, columns[alphabetical]], [names[index] for index in alphabetical]
 
 
-def _tells(word: str) -> bool:
-    """Whether a word may name a topic: no number, no function word; three letters, or two beyond European alphabets."""
-    long_enough = len(word) >= (3 if word[0] < "\u0590" else 2)
-    return long_enough and word[0].isalpha() and re.split("['’]", word)[0] not in _FUNCTION_WORDS
+def _tells(word: str, ignored: frozenset[str]) -> bool:
+    """Whether a word may name a topic: no number, no function word; three letters, or two beyond European alphabets.
+
+    Of `i'm` and `he's`, what stands before the apostrophe counts.
+    """
+    stem = re.split("['’]", word)[0]
+    return len(stem) >= (3 if stem[0] < "\u0590" else 2) and stem[0].isalpha() and stem not in ignored
 
 
 def _unspaced(word: str) -> bool:

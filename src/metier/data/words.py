@@ -1,7 +1,8 @@
 """The words of texts as numbers: what topics, diversity and scripts are counted from.
 
-A word is a run of letters with their marks (`don't` is one), a run of digits, or, in scripts that write no spaces between
-words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), a single character. Words are compared case-folded, in NFKC.
+A word is a run of letters with their marks (`don't` is one), a run of digits, or, in scripts that write no spaces
+between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), a single character. Words are compared case-folded, in
+NFKC.
 
 Shapes: N texts, T words over all texts, V distinct words.
 """
@@ -9,19 +10,18 @@ Shapes: N texts, T words over all texts, V distinct words.
 from __future__ import annotations
 
 import re
-import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metier.core.types import Conversation, Example, Labelled, Message, Preference, Rated, Text
-
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,10 @@ def pattern() -> re.Pattern[str]:
     return re.compile(rf"(?:{part})+(?:['’](?:{part})+)*|\d+|[{_UNSPACED}]")
 
 
-def _ranges(codes: object) -> str:
+def _ranges(codes: Iterable[int]) -> str:
     """Return code points, ascending, as the inside of a character class."""
     spans: list[list[int]] = []
-    for code in codes:  # type: ignore[attr-defined]
+    for code in codes:
         if spans and code == spans[-1][1] + 1:
             spans[-1][1] = code
         else:
