@@ -2,7 +2,7 @@
 
 `distinct_n` is the share of different runs among all runs of n words (Li et al. 2016, "A diversity-promoting objective
 function"; there divided by the number of words, so that 1 means here that nothing is said twice). It falls with the
-number of words, so that it is taken over at most NUM_WORDS of them: only figures over as many words can be compared.
+number of words, so that it is taken over about NUM_WORDS of them: only figures over as many words can be compared.
 Left out: runs across two texts.
 
 *Evenness* is the entropy of shares divided by its largest value, log k: 1 for k equal parts, 0 for all in one.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metier.data.words import Words
+from metier.data.words import words_in
 
 NUM_WORDS = 200_000
 NUM_FREQUENT = 10
@@ -25,32 +25,38 @@ NUM_SHOWN = 5
 MIN_TEXTS_SHOWN = 10
 """An opening that fewer texts share is never shown."""
 OPENING = 3
+OPENING_CHARACTERS = 120
 
 
-def diversity(words: Words) -> dict[str, Any]:
-    """Return `texts`, `words`, `distinct_1` to `distinct_3`, and `frequent_3`: the share of all runs of three words
-    that are one of the ten most frequent. A share is None where there is no run of that length."""
-    part = words.first(NUM_WORDS)
-    found: dict[str, Any] = {"texts": part.num_texts, "words": len(part.word_T)}
+def diversity(texts: Iterable[str]) -> dict[str, Any]:
+    """Return how varied the words of texts are, of as many of them, from the first on, as hold NUM_WORDS words.
+
+    Returns:
+        `texts`, `words`: how many were looked at; `distinct_1`, `distinct_2`, `distinct_3`; `frequent_3`: the share of
+        all runs of three words that are one of the ten most frequent. None where there is no run of that length.
+    """
+    words = words_in(texts, NUM_WORDS)
+    found: dict[str, Any] = {"texts": words.num_texts, "words": len(words.word_T)}
     for length in (1, 2, 3):
-        _, numbers = part.phrases(length)
+        _, numbers = words.phrases(length)
         counts = np.unique(numbers, return_counts=True)[1]
         found[f"distinct_{length}"] = _share(len(counts), len(numbers))
     found["frequent_3"] = _share(int(np.sort(counts)[-NUM_FREQUENT:].sum()), len(numbers))
     return found
 
 
-def openings(words: Words, allowed: Callable[[tuple[str, ...], NDArray[np.int64]], bool]) -> dict[str, Any]:
+def openings(texts: Iterable[str], allowed: Callable[[tuple[str, ...], NDArray[np.int64]], bool]) -> dict[str, Any]:
     """Return how often texts begin with the same three words.
 
     Args:
-        words: those of N texts.
+        texts: N texts.
         allowed: whether the words of an opening may be shown, given the numbers of the texts that begin with them.
 
     Returns:
         `texts`: those of three words and more; `different`: how many openings; `largest`: share of the most frequent
         one, None without texts; `shown`: [words, texts] of the frequent ones that may be shown.
     """
+    words = words_in(text[:OPENING_CHARACTERS] for text in texts)
     starts, numbers = words.phrases(OPENING)
     first = np.isin(starts, words.starts())
     starts, numbers = starts[first], numbers[first]

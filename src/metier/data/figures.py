@@ -1,7 +1,7 @@
 """The figures of a data report: what the manifest does not hold, counted over the rows.
 
-Labels, lengths, columns, groups and repeated rows are counted over all rows. Near duplicates, topics, diversity,
-openings, languages and scripts come from a sample, so that a million rows take seconds too: the NUM_ROWS rows with the
+Labels, lengths, columns, groups and repeated rows are counted over all rows. Topics, diversity, openings,
+ languages and scripts come from a sample, so that a million rows take seconds too: the NUM_ROWS rows with the
 smallest ids, which are digests of their content, and of each the first MAX_CHARACTERS characters. So a row is in the
 sample whatever the order of the files, and the same version gives the same figures.
 """
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from metier.core.extras import installed
-from metier.core.recipe import SplitOptions
 from metier.core.types import Conversation, Example, Labelled, Message, Preference, Rated, Text
 from metier.data import coverage
 from metier.data.canaries import without
@@ -25,7 +24,7 @@ from metier.data.disclosure import Guard
 from metier.data.diversity import balance, diversity, evenness, openings
 from metier.data.labels import labels_of
 from metier.data.prompt import literals
-from metier.data.similar import comparable, liken
+from metier.data.similar import comparable
 from metier.data.steps.filter_language import languages_of
 from metier.data.topics import topics_of
 from metier.data.words import Words, pattern, words_in
@@ -37,7 +36,7 @@ MAX_SLICE_VALUES = 50
 NUM_BINS = 24
 NUM_ROWS = 10_000
 MAX_CHARACTERS = 1_000
-NUM_ROWS_LANGUAGE = 1_000
+NUM_ROWS_LANGUAGE = 500
 MAX_CHARACTERS_LANGUAGE = 200
 MIN_LETTERS = 40
 """With fewer letters the language of a text is not asked for: too short to tell."""
@@ -63,8 +62,7 @@ def measure(
         `columns`: column → value → split → rows, for columns with 2 to 12 distinct values and for slices;
         `column_values`: column → distinct values, None for more than 50; `balance`: `labels` and columns →
         diversity.balance over train; `groups`: of `data.split.group_by`; `repeated`: split → rows whose content stands
-        before, in any split; `alike`: rows of the sample that are near duplicates of an earlier one, and the
-        similarity; `sample`, `topics`, `diversity`, `openings`, `scripts`, `languages`; `stated`; `gaps`.
+        before, in any split; `sample`, `topics`, `diversity`, `openings`, `scripts`, `languages`; `stated`; `gaps`.
     """
     known: Mapping[str, Any] = manifest or {}
     said = dict(stated or {})
@@ -130,7 +128,7 @@ def _columns(
 
 def _balances(divisions: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict[str, Any]:
     """Return how even labels and columns are in train, or over all rows where train has none of them."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, values in divisions.items():
         train = {value: counts.get("train", 0) for value, counts in values.items()}
         if len(train) > 1:
@@ -198,9 +196,8 @@ def _lengths(lengths: Sequence[int]) -> dict[str, Any]:
 
 
 def _of_sample(rows: Rows, manifest: Mapping[str, Any], subjects: Sequence[str]) -> dict[str, Any]:
-    """Return near duplicates, topics, diversity, openings, scripts and languages."""
+    """Return topics, diversity, openings, scripts and languages."""
     fixed = literals((manifest.get("prompt") or {}).get("user"))
-    threshold = float(manifest.get("split", {}).get("near_duplicates", SplitOptions().near_duplicates))
     everywhere = [(e.id, split, index) for split, examples in rows.items() for index, e in enumerate(examples)]
     chosen = heapq.nsmallest(NUM_ROWS, everywhere)
     examples = [rows[split][index] for _, split, index in chosen]
@@ -211,7 +208,6 @@ def _of_sample(rows: Rows, manifest: Mapping[str, Any], subjects: Sequence[str])
     guard = Guard(texts, meta)
     return {
         "sample": {"rows": len(examples), "of": len(everywhere), "characters": MAX_CHARACTERS},
-        "alike": {"rows": len(texts) - len(np.unique(liken(texts, threshold).groups())), "similarity": threshold},
         "topics": _topics(words, guard, splits),
         **_sides(examples, fixed, subjects),
         "scripts": _scripts(words),
@@ -228,7 +224,7 @@ def _topics(words: Words, guard: Guard, splits: Sequence[str]) -> dict[str, Any]
     """Return the topics with keywords and rows per split, how even they are, and the rows that are in none."""
 
     found = topics_of(words, lambda word, texts: guard.allows(tuple(pattern().findall(word)), texts))
-    topics = []
+    topics: list[dict[str, Any]] = []
     for topic, keywords in enumerate(found.keywords):
         counts = Counter(splits[row] for row in np.flatnonzero(found.topic_N == topic).tolist())
         topics.append({"keywords": keywords, "rows": dict(sorted(counts.items()))})
@@ -246,10 +242,9 @@ def _sides(examples: Sequence[Example], fixed: Sequence[str], subjects: Sequence
             numbers.setdefault(side, []).append(number)
     found: dict[str, Any] = {"diversity": {}, "openings": {}}
     for side in sorted(texts):
-        words = words_in(texts[side])
         meta = [[_value(examples[number], column) for number in numbers[side]] for column in subjects]
-        found["diversity"][side] = diversity(words)
-        found["openings"][side] = openings(words, Guard(texts[side], meta).allows)
+        found["diversity"][side] = diversity(texts[side])
+        found["openings"][side] = openings(texts[side], Guard(texts[side], meta).allows)
     return found
 
 

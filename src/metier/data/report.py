@@ -99,7 +99,7 @@ def _context(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[st
         "columns": {name: _shares(values) for name, values in figures.get("columns", {}).items()},
         "balance": {name: _balance(facts) for name, facts in figures.get("balance", {}).items()},
         "groups": figures.get("groups", {}),
-        "alike": figures.get("alike", {}),
+        "alike": {split: n for split, n in proof.get("near_duplicates_within", {}).items() if n},
         "repeated": {split: n for split, n in figures.get("repeated", {}).items() if n},
         "languages": _shares(_unsplit(figures.get("languages", {}).get("rows", {}))),
         "too_short": figures.get("languages", {}).get("too_short", 0),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -33,17 +33,6 @@ class Words:
     vocabulary: list[str]
     num_texts: int
 
-    def first(self, num_words: int) -> Words:
-        """Return the words of as many whole texts, from the first on, as have no more than `num_words` together.
-
-        The first text with a word is always among them.
-        """
-        if len(self.word_T) <= num_words:
-            return self
-        rows = max(int(self.row_T[num_words]), int(self.row_T[0]) + 1)
-        end = int(np.searchsorted(self.row_T, rows))
-        return Words(self.word_T[:end], self.row_T[:end], self.vocabulary, rows)
-
     def phrases(self, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return every run of `length` words inside one text: where it begins in `word_T`, and its number.
 
@@ -61,19 +50,21 @@ class Words:
         return np.flatnonzero(np.diff(self.row_T, prepend=-1))
 
 
-def words_in(texts: Sequence[str]) -> Words:
-    """Return the words of N texts."""
+def words_in(texts: Iterable[str], limit: int | None = None) -> Words:
+    """Return the words of texts, with `limit` only of as many as are needed for so many words, the last one whole."""
     numbers: defaultdict[str, int] = defaultdict()
     numbers.default_factory = numbers.__len__
     word, find = numbers.__getitem__, pattern().findall
     found: list[int] = []
-    counts_N = []
+    counts_N: list[int] = []
     for text in texts:
+        if limit is not None and len(found) >= limit:
+            break
         words = find(unicodedata.normalize("NFKC", text).casefold())
         found += map(word, words)
         counts_N.append(len(words))
-    row_T = np.repeat(np.arange(len(texts)), np.array(counts_N, dtype=np.int64))
-    return Words(np.array(found, dtype=np.int64), row_T, list(numbers), len(texts))
+    row_T = np.repeat(np.arange(len(counts_N)), np.array(counts_N, dtype=np.int64))
+    return Words(np.array(found, dtype=np.int64), row_T, list(numbers), len(counts_N))
 
 
 @cache
@@ -81,8 +72,8 @@ def pattern() -> re.Pattern[str]:
     """Return the expression whose finds are the words of a text."""
     marks = (code for code in range(0x300, 0x10000) if unicodedata.category(chr(code)) in ("Mn", "Mc"))
     letter = rf"[^\W\d_{_UNSPACED}]"
-    part = rf"{letter}[{_ranges(marks)}]*"
-    return re.compile(rf"(?:{part})+(?:['’](?:{part})+)*|\d+|[{_UNSPACED}]")
+    part = rf"{letter}+(?:[{_ranges(marks)}]+{letter}*)*"
+    return re.compile(rf"{part}(?:['’]{part})*|\d+|[{_UNSPACED}]")
 
 
 def _ranges(codes: Iterable[int]) -> str:
