@@ -60,9 +60,10 @@ def measure(
     Returns:
         `labels`: label → split → rows; `lengths`: split → p50, p90, p99, max and bins [low, high, rows] in characters;
         `columns`: column → value → split → rows, for columns with 2 to 12 distinct values and for slices;
-        `column_values`: column → distinct values, None for more than 50; `balance`: `labels` and columns →
-        diversity.balance over train; `groups`: of `data.split.group_by`; `repeated`: split → rows whose content stands
-        before, in any split; `sample`, `topics`, `diversity`, `openings`, `scripts`, `languages`; `stated`; `gaps`.
+        `column_values`: column → distinct values, None for more than 50; `balance`: of `labels` and of each of
+        `columns`, over train (diversity.py); `groups`: of `data.split.group_by`; `repeated`: split → rows whose content
+        stands before, in any split; `sample`, `topics`, `diversity`, `openings`, `scripts`, `languages`; `stated`;
+        `gaps` (coverage.py).
     """
     known: Mapping[str, Any] = manifest or {}
     said = dict(stated or {})
@@ -76,7 +77,10 @@ def measure(
         "lengths": {split: _lengths([_num_characters(e) for e in examples]) for split, examples in rows.items()},
         "columns": columns,
         "column_values": values,
-        "balance": _balances({"labels": labels, **columns}),
+        "balance": {
+            "labels": _balance(labels),
+            "columns": {column: _balance(counts) for column, counts in columns.items()},
+        },
         "groups": _groups(rows, known.get("split", {}).get("group_by")),
         "repeated": _repeated(rows),
         **_of_sample(rows, known, subjects),
@@ -126,14 +130,12 @@ def _columns(
     return {column: None if counts is None else len(counts) for column, counts in sorted(found.items())}, listed
 
 
-def _balances(divisions: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict[str, Any]:
-    """Return how even labels and columns are in train, or over all rows where train has none of them."""
-    found: dict[str, Any] = {}
-    for name, values in divisions.items():
-        train = {value: counts.get("train", 0) for value, counts in values.items()}
-        if len(train) > 1:
-            found[name] = balance(train if any(train.values()) else {v: sum(c.values()) for v, c in values.items()})
-    return found
+def _balance(values: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """Return how even values are in train, or over all rows where train has none of them; empty for fewer than two."""
+    train = {value: counts.get("train", 0) for value, counts in values.items()}
+    if len(train) < 2:
+        return {}
+    return balance(train if any(train.values()) else {value: sum(counts.values()) for value, counts in values.items()})
 
 
 def _groups(rows: Rows, column: str | None) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 MIN_SHARE = 0.1
-"""A text is in a language, or in a kin of it, where so many of its words are function words of that language."""
+"""A text is in a language, or in a kin of it, where so many of its words are function words of that language, the most
+frequent one aside: it may be an ordinary word of another."""
 
 FUNCTION_WORDS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())
@@ -47,6 +48,7 @@ def function_words(counts: Mapping[str, int]) -> frozenset[str]:
     total = sum(counts.values())
     found: frozenset[str] = frozenset()
     for words in FUNCTION_WORDS.values():
-        if sum(counts.get(word, 0) for word in words) >= MIN_SHARE * max(total, 1):
+        there = [counts.get(word, 0) for word in words]
+        if sum(there) - max(there) >= MIN_SHARE * max(total, 1):
             found |= words
     return found

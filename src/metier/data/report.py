@@ -74,6 +74,7 @@ def _context(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[st
     counts = manifest.get("counts", {})
     proof = manifest.get("split_proof", {})
     quarantine = _quarantine(manifest.get("quarantine", {}))
+    balance = figures.get("balance", {})
     return {
         "created": manifest.get("created", ""),
         "kinds": manifest.get("kinds", {}),
@@ -97,7 +98,8 @@ def _context(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[st
         "splits": list(counts),
         "labels": _shares(figures.get("labels", {})),
         "columns": {name: _shares(values) for name, values in figures.get("columns", {}).items()},
-        "balance": {name: _balance(facts) for name, facts in figures.get("balance", {}).items()},
+        "label_balance": _balance(balance.get("labels", {})),
+        "column_balance": {name: _balance(facts) for name, facts in balance.get("columns", {}).items()},
         "groups": figures.get("groups", {}),
         "alike": {split: n for split, n in proof.get("near_duplicates_within", {}).items() if n},
         "repeated": {split: n for split, n in figures.get("repeated", {}).items() if n},
@@ -184,10 +186,12 @@ def _unsplit(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
 
 
 def _balance(facts: Mapping[str, Any]) -> str:
-    """Return in one sentence how even a division of the training rows is."""
+    """Return in a few words how even a division of the training rows is; nothing for a single value."""
+    if not facts:
+        return ""
     ratio = f"{page.number(facts['ratio'])} to 1" if facts["ratio"] is not None else "a value without a row"
     rarest = f"{facts['smallest']:,} ({page.label(facts['rarest'])})"
-    return f"from {rarest} to {facts['largest']:,} rows, {ratio}; evenness {page.number(facts['evenness'])}."
+    return f"from {rarest} to {facts['largest']:,} rows, {ratio}; evenness {page.number(facts['evenness'])}"
 
 
 def _topics(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +249,7 @@ def _missing(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[st
             found.append(f"The {split} split has fewer than 100 rows: too few for a verdict.")
         elif not manifest.get("counts", {}).get(split, 0):
             found.append(f"There is no {split} split.")
-    found += [f"{gap['what']}." for gap in figures.get("gaps", [])]
+    found += [f"{gap['what']}: {', '.join(gap['names'])}" for gap in figures.get("gaps", [])]
     if not figures.get("columns"):
         found.append("No column describes groups (language, region …): how well each is represented cannot be said.")
     return found
