@@ -52,17 +52,21 @@ class Preview(BaseModel):
 def prepare(recipe: Recipe, project: Project, progress: Progress | None = None) -> Dataset:
     """Make (or find) the dataset version of a recipe, and its data card and report beside it.
 
+    They are written anew where the recipe says something else of its audience than before.
+
     Raises:
         PermissionDenied: E601–E606, a source that may not be used for training.
         ConfigError, DataError, MachineError: as data/dataset.py's `build`.
     """
     permitted(recipe, project)
     dataset = build(recipe, project, progress=progress)
-    if not all((dataset.dir / name).exists() for name in report.FILES):
+    said, known = stated(recipe), report.stated_in(dataset.dir)
+    if known is None or (known != said and not recipe.data.dataset):
         if progress:
             progress("writing the data report", 0, None)
-        figures = measure({s: dataset.examples(s) for s in SPLITS}, dataset.manifest, stated(recipe))
+        figures = measure({split: dataset.examples(split) for split in SPLITS}, dataset.manifest, said)
         report.write(dataset.dir, dataset.manifest, figures)
+    if known is None:
         audit.append(project, "data.prepare", dataset=dataset.ref, digest=dataset.digest)
     return dataset
 

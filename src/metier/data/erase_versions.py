@@ -92,7 +92,8 @@ class VersionStore:
     def _affected(self, subject: Subject) -> Iterator[tuple[Path, dict[str, int]]]:
         for folder in _folders(self._project):
             rows: dict[str, int] = {split: sum(_theirs(folder, split, subject)) for split in SPLITS}
-            if any(rows.values()) or subject.without(read_json(folder / "manifest.json"))[1]:
+            said = {**read_json(folder / "manifest.json"), "stated": report.stated_in(folder)}
+            if any(rows.values()) or subject.without(said)[1]:
                 yield folder, rows
 
     def _remains(self) -> list[Path]:
@@ -116,7 +117,9 @@ class VersionStore:
                     write_bytes(temporary / name, data)
                 if (folder / "report.html").exists():
                     counted = {str(split): found for split, found in splits.items()}
-                    report.write(temporary, manifest, measure(counted, manifest, _stated(folder, subject)))
+                    report.write(
+                        temporary, manifest, measure(counted, manifest, subject.without(report.stated_in(folder))[0])
+                    )
                 write_json(temporary / "manifest.json", manifest)
                 temporary.rename(target)
                 fsync_directory(folder.parent)
@@ -183,13 +186,6 @@ def _kept(folder: Path, subject: Subject) -> tuple[dict[Split, list[Example]], d
         splits[split] = [from_json(value) for _, value in kept]
         files[f"{split}.jsonl"] = b"".join(line for line, _ in kept)
     return splits, files
-
-
-def _stated(folder: Path, subject: Subject) -> dict[str, Any]:
-    """Return what the report says of the audience; an older one says nothing."""
-    file = folder / "report.json"
-    said: dict[str, Any] = read_json(file).get("stated", {}) if file.exists() else {}
-    return dict(subject.without(said)[0])
 
 
 def _privacy(manifest: dict[str, Any], splits: dict[Split, list[Example]]) -> dict[str, Any]:

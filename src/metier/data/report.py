@@ -17,7 +17,7 @@ import yaml
 
 from metier.core import page
 from metier.core.page import MISSING
-from metier.core.project import write_json, write_text
+from metier.core.project import read_json, write_json, write_text
 from metier.data.figures import MAX_VALUES
 
 PACKAGE = "metier.data"
@@ -40,6 +40,13 @@ def write(folder: Path, manifest: Mapping[str, Any], figures: Mapping[str, Any])
     write_json(folder / "report.json", {**head, **figures})
     write_text(folder / "report.html", render(manifest, figures))
     return folder / "report.html"
+
+
+def stated_in(folder: Path) -> dict[str, Any] | None:
+    """Return what the report of a version says of the audience, or None where one of its files is missing."""
+    if not all((folder / name).exists() for name in FILES):
+        return None
+    return dict(read_json(folder / "report.json").get("stated", {}))
 
 
 def render(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
