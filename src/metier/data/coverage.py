@@ -57,6 +57,12 @@ def gaps(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[dict[s
     return [asdict(gap) for gap in (*found, *_topics(manifest, figures))]
 
 
+def wanted_languages(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the languages that the steps of a version keep, each once."""
+    steps = [step for step in manifest.get("steps", []) if step.get("name") == "filter_language"]
+    return list(dict.fromkeys(code for step in steps for code in step.get("options", {}).get("languages", [])))
+
+
 def with_step(steps: Sequence[Kind], step: Mapping[str, Any]) -> str:
     """Return the command that prepares the rows with one more step, at its place in the order."""
     first = next((i for i, s in enumerate(steps) if after_split(s)), len(steps))
@@ -113,12 +119,7 @@ def _slices(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> Iterator
 def _languages(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> Iterator[Gap]:
     told = figures.get("languages", {}).get("rows", {})
     total = sum(told.values())
-    wanted = [
-        code
-        for step in manifest.get("steps", [])
-        if step.get("name") == "filter_language"
-        for code in step.get("options", {}).get("languages", [])
-    ]
+    wanted = wanted_languages(manifest)
     few = [code for code in wanted if told.get(code, 0) < FEW * total / len(wanted)]
     if few and total >= MIN_TOLD:
         what = f"{len(few)} of {len(wanted)} languages that filter_language keeps have few or no rows"

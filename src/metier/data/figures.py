@@ -39,10 +39,10 @@ MAX_CHARACTERS = 1_000
 NUM_ROWS_LANGUAGE = 500
 MAX_CHARACTERS_LANGUAGE = 200
 MIN_LETTERS = 40
-"""With fewer letters the language of a text is not asked for: too short to tell."""
-MIN_CONFIDENCE = 0.5
-MIN_LANGUAGE_SHARE = 0.01
-"""A language with fewer of the rows is not named: so many are mistaken."""
+"""With fewer letters a text is too short to tell its language. A Chinese or Korean sign counts four."""
+MIN_CONFIDENCE = 0.8
+MIN_LANGUAGE_SHARE = 0.03
+"""With fewer of the rows a language is not named, unless it is wanted: so many are mistaken."""
 
 Rows = Mapping[str, Sequence[Example]]
 
@@ -213,7 +213,7 @@ def _of_sample(rows: Rows, manifest: Mapping[str, Any], subjects: Sequence[str])
         "topics": _topics(words, guard, splits),
         **_sides(examples, fixed, subjects),
         "scripts": _scripts(words),
-        "languages": _languages(texts[:NUM_ROWS_LANGUAGE]),
+        "languages": _languages(texts[:NUM_ROWS_LANGUAGE], coverage.wanted_languages(manifest)),
     }
 
 
@@ -284,19 +284,19 @@ def _scripts(words: Words) -> dict[str, float]:
     return {script: round(num / total, 4) for script, num in counts.most_common(MAX_VALUES)}
 
 
-def _languages(texts: Sequence[str]) -> dict[str, Any]:
-    """Return `rows`: language → texts in it, with `other` for rare ones, and `too_short`; empty without lingua."""
+def _languages(texts: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
+    """Return `rows`: language (or `other`: rare, doubtful) → texts, and `too_short`; empty without lingua."""
     if installed("lingua") is None:
         return {}
     counts: Counter[str] = Counter()
     num_short = 0
     for text in (text[:MAX_CHARACTERS_LANGUAGE] for text in texts):
-        if sum(map(str.isalpha, text)) < MIN_LETTERS:
+        if sum(4 if sign > "\u2e80" else 1 for sign in text if sign.isalpha()) < MIN_LETTERS:
             num_short += 1
         else:
-            code, confidence = next(iter(languages_of(text).items()), ("other", 0.0))
-            counts[code if confidence >= MIN_CONFIDENCE else "other"] += 1
+            code, confidence = next(iter(languages_of(text).items()), ("", 0.0))
+            counts[code if confidence >= MIN_CONFIDENCE else ""] += 1
     least = MIN_LANGUAGE_SHARE * sum(counts.values())
-    named = {code: num for code, num in counts.most_common() if num >= least and code != "other"}
+    named = {code: num for code, num in counts.most_common() if code and (num >= least or code in wanted)}
     rest = sum(counts.values()) - sum(named.values())
     return {"rows": named | ({"other": rest} if rest else {}), "too_short": num_short}

@@ -139,10 +139,16 @@ def test_writing_systems_are_shares_of_the_words() -> None:
 
 def test_languages_are_named_where_they_can_be_told() -> None:
     pytest.importorskip("lingua")
+    chinese = [Text(text="上周我寄给你的信一直没有到，请问怎么办")] * 3
+    assert measure({"train": chinese})["languages"] == {"rows": {"zh": 3}, "too_short": 0}
     english = [Text(text=f"The letter that I sent to you last week never arrived, number {n}.") for n in range(60)]
     german = [Text(text=f"Der Brief, den ich letzte Woche geschickt habe, kam nie an, Nummer {n}.") for n in range(20)]
     found = measure({"train": [*english, *german, Text(text="kurz")]})
     assert found["languages"] == {"rows": {"en": 60, "de": 20}, "too_short": 1}
+    assert measure({"train": [*english, *german[:1]]})["languages"]["rows"] == {"en": 60, "other": 1}
+    kept = [{"name": "filter_language", "options": {"languages": ["en", "de"]}}]
+    found = measure({"train": [*english, *german[:1]]}, {"steps": kept})
+    assert (found["languages"]["rows"], found["gaps"][0]["names"]) == ({"en": 60, "de": 1}, ("de 1 of 61",))
     steps = [{"name": "filter_language", "options": {"languages": ["en", "fr"]}}]
     (gap,) = measure({"train": [*english, *german]}, {"steps": steps})["gaps"]
     assert gap["names"] == ("fr 0 of 80",)
