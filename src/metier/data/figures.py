@@ -200,7 +200,7 @@ def _lengths(lengths: Sequence[int]) -> dict[str, Any]:
 def _of_sample(rows: Rows, manifest: Mapping[str, Any], subjects: Sequence[str]) -> dict[str, Any]:
     """Return topics, diversity, openings, scripts and languages."""
     fixed = literals((manifest.get("prompt") or {}).get("user"))
-    everywhere = [(e.id, split, index) for split, examples in rows.items() for index, e in enumerate(examples)]
+    everywhere = ((e.id, split, index) for split, examples in rows.items() for index, e in enumerate(examples))
     chosen = heapq.nsmallest(NUM_ROWS, everywhere)
     examples = [rows[split][index] for _, split, index in chosen]
     splits = [split for _, split, _ in chosen]
@@ -209,7 +209,7 @@ def _of_sample(rows: Rows, manifest: Mapping[str, Any], subjects: Sequence[str])
     meta = [[_value(example, column) for example in examples] for column in subjects]
     guard = Guard(texts, meta)
     return {
-        "sample": {"rows": len(examples), "of": len(everywhere), "characters": MAX_CHARACTERS},
+        "sample": {"rows": len(examples), "of": sum(map(len, rows.values())), "characters": MAX_CHARACTERS},
         "topics": _topics(words, guard, splits),
         **_sides(examples, fixed, subjects),
         "scripts": _scripts(words),
