@@ -7,11 +7,9 @@ written. The text of rows is in `Finding.examples` alone, which no JSON, event o
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from metier.actions.compose import Progress
@@ -20,13 +18,15 @@ from metier.core.errors import DataError
 from metier.core.extras import installed
 from metier.core.project import Project, digest_json
 from metier.core.recipe import Kind, Recipe
-from metier.core.types import Example, content_of
+from metier.core.types import SPLITS, Example, content_of
 from metier.data import inspect, review
 from metier.data.canaries import without
+from metier.data.coverage import stated, with_step
 from metier.data.dataset import build, inputs, quarantine_file
+from metier.data.figures import measure
 from metier.data.prompt import literals
 from metier.data.quarantine import listing, raw_rows
-from metier.data.steps import Around, Sign, StepResult, after_split, packages_of, run_step, texts_in
+from metier.data.steps import Around, Sign, StepResult, packages_of, run_step, texts_in
 from metier.data.versions import Dataset
 from metier.governance.permission import permitted
 
@@ -73,6 +73,7 @@ def check(recipe: Recipe, project: Project, *, progress: Progress | None = None)
         *_leaks(manifest, recipe),
         *_labels(manifest, recipe),
         *_sizes(dataset),
+        *_gaps(dataset, recipe),
         *_reviews(manifest, project),
         *_signs(recipe, dataset, progress),
     ]
@@ -151,7 +152,7 @@ def _leaks(manifest: dict[str, Any], recipe: Recipe) -> list[Finding]:
                 fix="take these out of the divided source: `decontaminate` drops training rows alone, and the twins"
                 " of split_proof.leaking_ids in the manifest are elsewhere"
                 if any(step.kind == "decontaminate" for step in recipe.data.steps)
-                else _with_step(recipe, {"kind": "decontaminate"}),
+                else with_step(recipe.data.steps, {"kind": "decontaminate"}),
             )
         ]
     return [Finding(level="ok", code="E330", what="no row on one side of a split has a twin on another")]
@@ -171,7 +172,7 @@ def _labels(manifest: dict[str, Any], recipe: Recipe) -> list[Finding]:
                 what=f"labels are unbalanced: {least} to {most:,} train rows",
                 count=len(rare),
                 places=rare[:5],
-                fix=_with_step(recipe, {"kind": "balance", "resample": "up", "ratio": IMBALANCE / 10}),
+                fix=with_step(recipe.data.steps, {"kind": "balance", "resample": "up", "ratio": IMBALANCE / 10}),
             )
         ]
     return [Finding(level="ok", code="E332", what=f"{len(counts)} labels, {least} to {most:,} train rows each")]
@@ -188,6 +189,15 @@ def _sizes(dataset: Dataset) -> list[Finding]:
         )
         for split in ("validation", "test")
         if dataset.count(split) < FEW_ROWS
+    ]
+
+
+def _gaps(dataset: Dataset, recipe: Recipe) -> list[Finding]:
+    """Return a card for each thing that the rows lack for those they are meant for."""
+    figures = measure({split: dataset.examples(split) for split in SPLITS}, dataset.manifest, stated(recipe))
+    return [
+        Finding(level="warning", code="E339", what=gap["what"], count=gap["count"], places=gap["names"], fix=gap["fix"])
+        for gap in figures["gaps"]
     ]
 
 
@@ -224,7 +234,7 @@ def _signs(recipe: Recipe, dataset: Dataset, progress: Progress | None) -> Itera
         result = run_step(step, rows, around=around)
         if acted := _acted(rows, result):
             of = f" (of {len(rows):,} training rows looked at)" if len(rows) < len(examples) else ""
-            yield _card(sign, len(acted), acted, _with_step(recipe, {"kind": name, **sign.options}), of)
+            yield _card(sign, len(acted), acted, with_step(recipe.data.steps, {"kind": name, **sign.options}), of)
 
 
 def _acted(rows: Sequence[Example], result: StepResult) -> list[tuple[str, str, str]]:
@@ -256,13 +266,3 @@ def _shown(text: str) -> str:
     """Return a row's text in one line that cannot drive a terminal."""
     cut = text[:EXAMPLE_CHARACTERS] + (" …" if len(text) > EXAMPLE_CHARACTERS else "")
     return inspect.visible(cut).replace("⏎\n", " ⏎ ").replace("\t", " ")
-
-
-def _with_step(recipe: Recipe, step: dict[str, Any]) -> str:
-    """Return the command that prepares the rows with one more step, at its place in the order."""
-    steps = [{"kind": s.kind, **s.options} if s.options else s.kind for s in recipe.data.steps]
-    first = next((i for i, s in enumerate(recipe.data.steps) if after_split(s)), len(steps))
-    at = len(steps) if after_split(Kind.model_validate(step)) else first
-    steps.insert(at, step if len(step) > 1 else step["kind"])
-    flow = yaml.safe_dump(steps, default_flow_style=True, width=10**9, allow_unicode=True).strip()
-    return f"metier data prepare {shlex.quote(f'data.steps={flow}')}"

@@ -16,7 +16,9 @@ from metier.core.project import Project
 from metier.core.recipe import Recipe
 from metier.core.types import SPLITS, Example, to_json
 from metier.data import inspect, report
+from metier.data.coverage import stated
 from metier.data.dataset import build
+from metier.data.figures import measure
 from metier.data.privacy import evaluation
 from metier.data.privacy.engine import detect, further
 from metier.data.privacy.evaluation import Evaluation
@@ -50,15 +52,21 @@ class Preview(BaseModel):
 def prepare(recipe: Recipe, project: Project, progress: Progress | None = None) -> Dataset:
     """Make (or find) the dataset version of a recipe, and its data card and report beside it.
 
+    They are written anew where the recipe says something else of its audience than before.
+
     Raises:
         PermissionDenied: E601–E606, a source that may not be used for training.
         ConfigError, DataError, MachineError: as data/dataset.py's `build`.
     """
     permitted(recipe, project)
     dataset = build(recipe, project, progress=progress)
-    if not (dataset.dir / "report.html").exists():
-        figures = report.measure({split: dataset.examples(split) for split in SPLITS})
+    said, known = stated(recipe), report.stated_in(dataset.dir)
+    if known is None or (known != said and not recipe.data.dataset):
+        if progress:
+            progress("writing the data report", 0, None)
+        figures = measure({split: dataset.examples(split) for split in SPLITS}, dataset.manifest, said)
         report.write(dataset.dir, dataset.manifest, figures)
+    if known is None:
         audit.append(project, "data.prepare", dataset=dataset.ref, digest=dataset.digest)
     return dataset
 

@@ -30,6 +30,7 @@ from metier.core.subject import Subject, Trace, relative
 from metier.core.types import SPLITS, Example, Split, from_json
 from metier.data import chronology, report
 from metier.data.canaries import without
+from metier.data.figures import measure
 from metier.data.labels import labels_of
 from metier.data.privacy import anonymity
 from metier.data.versions import Dataset, content_digest, kinds_of, locked, number_of
@@ -91,7 +92,8 @@ class VersionStore:
     def _affected(self, subject: Subject) -> Iterator[tuple[Path, dict[str, int]]]:
         for folder in _folders(self._project):
             rows: dict[str, int] = {split: sum(_theirs(folder, split, subject)) for split in SPLITS}
-            if any(rows.values()) or subject.without(read_json(folder / "manifest.json"))[1]:
+            said = {**read_json(folder / "manifest.json"), "stated": report.stated_in(folder)}
+            if any(rows.values()) or subject.without(said)[1]:
                 yield folder, rows
 
     def _remains(self) -> list[Path]:
@@ -114,8 +116,9 @@ class VersionStore:
                 for name, data in files.items():
                     write_bytes(temporary / name, data)
                 if (folder / "report.html").exists():
+                    counted = {str(split): found for split, found in splits.items()}
                     report.write(
-                        temporary, manifest, report.measure({str(split): found for split, found in splits.items()})
+                        temporary, manifest, measure(counted, manifest, subject.without(report.stated_in(folder))[0])
                     )
                 write_json(temporary / "manifest.json", manifest)
                 temporary.rename(target)

@@ -1,15 +1,15 @@
 """The data card and the data report of a dataset version: what is in it, where it came from, what is missing.
 
-`measure` counts what the manifest does not hold (labels, lengths, values of columns per split). `card` gives card.md
-in Hugging Face's front matter; `render` gives one HTML page without script or network. Both are pure: the same
-manifest and figures give the same bytes, and neither shows the content of a row beyond label and column values.
+The figures are those of figures.py, and stand in report.json. `card` gives card.md in Hugging Face's front matter;
+`render` gives one HTML page without script or network. Both are pure: the same manifest and figures give the same
+bytes. Neither shows the content of a row beyond label and column values, and words that many rows share
+(disclosure.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,36 @@ import yaml
 
 from metier.core import page
 from metier.core.page import MISSING
-from metier.core.project import write_text
-from metier.core.types import Conversation, Example, Labelled, Preference, Rated, Text
-from metier.data.canaries import without
+from metier.core.project import read_json, write_json, write_text
+from metier.data.figures import MAX_VALUES
 
 PACKAGE = "metier.data"
-MAX_VALUES = 12
-"""A column with more distinct values is a free text or a key, not a group."""
-NUM_BINS = 24
+FILES = ("card.md", "report.json", "report.html")
+NO_KEYWORD = "(no word that may be shown)"
+DIVERSITY_HEADER = (
+    "", "Texts", "Words", "distinct-1", "distinct-2", "distinct-3", "Ten most frequent runs", "Most frequent opening"
+)  # fmt: skip
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
 def write(folder: Path, manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> Path:
-    """Write card.md and report.html beside the manifest; return the page's path.
+    """Write card.md, report.json and report.html beside the manifest; return the page's path.
 
     Raises:
         MachineError: E420–E422, the folder cannot be written.
     """
+    head = {"dataset": _reference(manifest), "digest": manifest.get("digest"), "counts": manifest.get("counts", {})}
     write_text(folder / "card.md", card(manifest, figures))
+    write_json(folder / "report.json", {**head, **figures})
     write_text(folder / "report.html", render(manifest, figures))
     return folder / "report.html"
+
+
+def stated_in(folder: Path) -> dict[str, Any] | None:
+    """Return what the report of a version says of the audience, or None where one of its files is missing."""
+    if not all((folder / name).exists() for name in FILES):
+        return None
+    return dict(read_json(folder / "report.json").get("stated", {}))
 
 
 def render(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
@@ -64,74 +74,6 @@ def front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**head, "task_categories": [task], "size_categories": [bucket], "tags": ["metier"]}
 
 
-# ───────────────────────────────────────────────────────────────────────────── counting
-
-
-def measure(splits: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
-    """Count labels, lengths and the values of columns; planted canaries are no rows of the data.
-
-    Returns:
-        `labels`: label → split → rows; `lengths`: split → p50, p90, p99, max and bins [low, high, rows] in characters;
-        `columns`: column → value → split → rows, for columns with 2 to 12 distinct values.
-    """
-    labels: dict[str, Counter[str]] = {}
-    columns: dict[str, dict[str, Counter[str]]] = {}
-    rows = {split: without(examples) for split, examples in splits.items()}
-    for split, examples in rows.items():
-        for example in examples:
-            for label in _labels(example):
-                labels.setdefault(label, Counter())[split] += 1
-            for column, value in example.meta.items():
-                if isinstance(value, str | int | bool):
-                    columns.setdefault(column, {}).setdefault(str(value), Counter())[split] += 1
-    return {
-        "labels": {label: dict(counts) for label, counts in sorted(labels.items())},
-        "lengths": {split: _lengths([_num_characters(e) for e in examples]) for split, examples in rows.items()},
-        "columns": {
-            column: {value: dict(counts) for value, counts in sorted(values.items())}
-            for column, values in sorted(columns.items())
-            if 2 <= len(values) <= MAX_VALUES
-        },
-    }
-
-
-def _labels(example: Example) -> tuple[str, ...]:
-    if not isinstance(example, Labelled) or isinstance(example.target, float):
-        return ()
-    return (example.target,) if isinstance(example.target, str) else example.target
-
-
-def _num_characters(example: Example) -> int:
-    """Return the characters of a row, all messages together."""
-    if isinstance(example, Text | Labelled):
-        return len(example.text)
-    if isinstance(example, Conversation):
-        return sum(len(message.text) for message in example.messages)
-    if isinstance(example, Preference):
-        messages = (*example.prompt, *example.chosen, *example.rejected)
-    elif isinstance(example, Rated):
-        messages = (*example.prompt, *example.completion)
-    else:
-        messages = example.prompt
-    return sum(len(message.text) for message in messages)
-
-
-def _lengths(lengths: Sequence[int]) -> dict[str, Any]:
-    """Return percentiles (nearest rank) and equal bins up to the 99th; the last bin holds the rest."""
-    if not lengths:
-        return {"n": 0}
-    ordered = sorted(lengths)
-
-    def rank(share: float) -> int:
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-    width = max(1, -(-(rank(0.99) + 1) // NUM_BINS))
-    counts = Counter(min(length // width, NUM_BINS - 1) for length in ordered)
-    bins = [[i * width, (i + 1) * width, counts[i]] for i in range(NUM_BINS)]
-    bins[-1][1] = max(bins[-1][1], ordered[-1] + 1)
-    return {"n": len(ordered), "p50": rank(0.5), "p90": rank(0.9), "p99": rank(0.99), "max": ordered[-1], "bins": bins}
-
-
 # ───────────────────────────────────────────────────────────────────────────── what the templates read
 
 
@@ -139,10 +81,11 @@ def _context(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[st
     counts = manifest.get("counts", {})
     proof = manifest.get("split_proof", {})
     quarantine = _quarantine(manifest.get("quarantine", {}))
+    balance = figures.get("balance", {})
     return {
         "created": manifest.get("created", ""),
         "kinds": manifest.get("kinds", {}),
-        "reference": f"data:{manifest['name']}@{manifest.get('version', '')}".removesuffix("@"),
+        "reference": _reference(manifest),
         "counts": counts,
         "split_rows": [(split, f"{n:,}") for split, n in counts.items()],
         "total": sum(counts.values()),
@@ -162,12 +105,32 @@ def _context(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[st
         "splits": list(counts),
         "labels": _shares(figures.get("labels", {})),
         "columns": {name: _shares(values) for name, values in figures.get("columns", {}).items()},
+        "label_balance": _balance(balance.get("labels", {})),
+        "column_balance": {name: _balance(facts) for name, facts in balance.get("columns", {}).items()},
+        "groups": figures.get("groups", {}),
+        "alike": {split: n for split, n in proof.get("near_duplicates_within", {}).items() if n},
+        "repeated": {split: n for split, n in figures.get("repeated", {}).items() if n},
+        "languages": _shares(_unsplit(figures.get("languages", {}).get("rows", {}))),
+        "too_short": figures.get("languages", {}).get("too_short", 0),
+        "scripts": [(name, page.number(share, "share")) for name, share in figures.get("scripts", {}).items()],
+        "stated": figures.get("stated", {}),
+        "gaps": figures.get("gaps", []),
+        "sample": figures.get("sample", {}),
+        "sampled": _sampled(figures.get("sample", {"rows": 0, "of": 0})),
+        **_topics(figures.get("topics", {})),
+        "diversity_header": DIVERSITY_HEADER,
+        "diversity": _diversity(figures),
+        "openings": _openings(figures),
         "lengths": {split: facts for split, facts in figures.get("lengths", {}).items() if facts.get("n")},
         "prompt": page.flat({k: v for k, v in (manifest.get("prompt") or {}).items() if v}),
         "digests": [("dataset", str(manifest.get("digest", MISSING)))]
         + [(_name(s.get("path")), str(s.get("sha256", MISSING))) for s in _sources(manifest)],
-        "parents": [text for _, text in page.flat(manifest.get("parents", []))],
+        "parents": [str(parent) for parent in manifest.get("parents", [])],
     }
+
+
+def _reference(manifest: Mapping[str, Any]) -> str:
+    return f"data:{manifest['name']}@{manifest.get('version', '')}".removesuffix("@")
 
 
 def _sources(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -218,6 +181,56 @@ def _shares(values: Mapping[str, Mapping[str, int]]) -> list[tuple[str, int, Map
     return [(value, n, values[value], round(100 * n / largest, 1)) for value, n in ordered]
 
 
+def _sampled(sample: Mapping[str, int]) -> str:
+    """Return how many rows topics and diversity were measured on, in words."""
+    if sample["rows"] == sample["of"]:
+        return f"all {sample['of']:,} rows"
+    return f"{sample['rows']:,} of the {sample['of']:,} rows, drawn by hash"
+
+
+def _unsplit(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    return {name: {"": n} for name, n in counts.items()}
+
+
+def _balance(facts: Mapping[str, Any]) -> str:
+    """Return in a few words how even a division of the training rows is; nothing for a single value."""
+    if not facts:
+        return ""
+    ratio = f"{page.number(facts['ratio'])} to 1" if facts["ratio"] is not None else "a value without a row"
+    rarest = f"{facts['smallest']:,} ({page.label(facts['rarest'])})"
+    return f"from {rarest} to {facts['largest']:,} rows, {ratio}; evenness {page.number(facts['evenness'])}"
+
+
+def _topics(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `topics` as _shares has them, and what is said of them."""
+    topics = facts.get("topics", [])
+    totals = [sum(topic["rows"].values()) for topic in topics]
+    rows = [
+        (", ".join(topic["keywords"]) or NO_KEYWORD, n, topic["rows"], round(100 * n / max(totals), 1))
+        for topic, n in zip(topics, totals, strict=True)
+    ]
+    return {"topics": rows, "topic_evenness": facts.get("evenness"), "rows_in_no_topic": facts.get("rows_in_none", 0)}
+
+
+def _diversity(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row under DIVERSITY_HEADER for each side."""
+    found = []
+    for side, facts in figures.get("diversity", {}).items():
+        opening = figures["openings"][side]
+        shares = [*(facts[f"distinct_{n}"] for n in (1, 2, 3)), facts["frequent_3"], opening["largest"]]
+        found.append((side, f"{facts['texts']:,}", f"{facts['words']:,}", *(page.number(s, "share") for s in shares)))
+    return found
+
+
+def _openings(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return (side, words, texts, share of the texts) of the frequent openings that may be shown."""
+    return [
+        (side, f"{words} …", f"{n:,}", page.number(n / facts["texts"], "share"))
+        for side, facts in figures.get("openings", {}).items()
+        for words, n in facts["shown"]
+    ]
+
+
 def _missing(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
     """Return, in sentences, what a careful reader would ask for and not find."""
     found = []
@@ -243,11 +256,7 @@ def _missing(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[st
             found.append(f"The {split} split has fewer than 100 rows: too few for a verdict.")
         elif not manifest.get("counts", {}).get(split, 0):
             found.append(f"There is no {split} split.")
-    labels = figures.get("labels", {})
-    few = sorted(label for label, counts in labels.items() if counts.get("train", 0) < 10)
-    if few:
-        names = ", ".join(page.label(name) for name in few[:5]) + (" …" if len(few) > 5 else "")
-        found.append(f"{len(few)} of {len(labels)} labels have fewer than 10 training rows: {names}")
+    found += [f"{gap['what']}: {', '.join(gap['names'])}" for gap in figures.get("gaps", [])]
     if not figures.get("columns"):
         found.append("No column describes groups (language, region …): how well each is represented cannot be said.")
     return found

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metier.core.types import Example, Split
+from metier.core.types import SPLITS, Example, Split
 from metier.data.labels import labels_of
 from metier.data.similar import Likeness
 
@@ -128,7 +128,8 @@ def proof(
     `groups_on_both_sides` counts the groups with rows in two splits that Metier made (0 unless an earlier version
     had them already); `leaks` the test rows with an exact twin, or only a near one, in train or validation, and
     `leaking_ids` their ids; `validation_leaks` the same of validation in train; `keys_on_both_sides` group keys of
-    test that train or validation has too.
+    test that train or validation has too; `near_duplicates_within` the rows of each split that are alike to an earlier
+    one there, exactly or nearly.
 
     Args:
         examples: N examples.
@@ -154,7 +155,13 @@ def proof(
         "leaking_ids": sorted({examples[row].id for row in np.flatnonzero(exact | near).tolist()}),
         "validation_leaks": {"exact": int(validation_exact.sum()), "near": int(validation_near.sum())},
         "keys_on_both_sides": len(in_test & elsewhere),
+        "near_duplicates_within": {name: _alike(likeness, side == name) for name in SPLITS},
     }
+
+
+def _alike(likeness: Likeness, there: NDArray[np.bool_]) -> int:
+    """Return how many of some rows are alike to an earlier one of them, exactly or nearly."""
+    return int(there.sum()) - len(np.unique(likeness.of(np.flatnonzero(there).tolist()).groups()))
 
 
 # ───────────────────────────────────────────────────────────────────────────── filling the shares

@@ -102,6 +102,26 @@ def test_overlap_with_given_rows_and_rare_labels_name_their_steps(tmp_path: Path
     assert cards["E332"].fix == "metier data prepare 'data.steps=[{kind: balance, ratio: 5.0, resample: up}]'"
 
 
+def test_what_the_rows_lack_is_a_card_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    made = [
+        {
+            "text": f"{FIRST[i % 13]} {FIRST[i // 13]} note {i}",
+            "label": "card" if i % 2 else "fee",
+            "ward": i % 40 // 39,
+        }
+        for i in range(160)
+    ]
+    project = desk(tmp_path, made, split={"validation": 0.0, "test": 0.0})
+    assert "E339" not in found(project)  # the recipe names no groups
+    card = found(project, "evaluation.slices=[ward]")["E339"]
+    assert (card.level, card.what) == ("warning", "1 of 2 values of ward have under a tenth of an even share of train")
+    assert (card.count, card.places) == (1, ["1 4"])
+    fix = shlex.split(card.fix)
+    code, text = command(project, *fix[1:], "evaluation.slices=[ward]", "--json")
+    assert code == 0 and json.loads(text)["rows"]["train"] > 160
+    assert "E339" not in found(project, *fix[3:], "evaluation.slices=[ward]")
+
+
 def test_likely_wrong_labels_are_a_card_whether_the_step_is_listed_or_not(tmp_path: Path) -> None:
     made = [
         {"text": f"{'charge cost' if i % 2 else 'lost stolen'} {i}", "label": "fee" if i % 2 else "card"}

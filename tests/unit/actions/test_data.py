@@ -8,9 +8,9 @@ import json
 
 import pytest
 
-from metier.actions.data import preview
+from metier.actions.data import prepare, preview
 from metier.cli import app
-from metier.core.project import Project
+from metier.core.project import Project, read_json
 from metier.core.recipe import Recipe
 from tiny import chat_rows, write_model
 
@@ -64,3 +64,17 @@ def test_the_terminal_decides_on_color_as_for_every_command(
         with contextlib.chdir(project.root), contextlib.redirect_stdout(out), contextlib.redirect_stderr(Terminal()):
             assert app.run(command) == 0
         assert ("\x1b[" in out.getvalue()) is colored, command
+
+
+def test_the_report_of_a_version_follows_what_the_recipe_says_of_its_audience(project: Project) -> None:
+    def said(*overrides: str) -> tuple[str, str, int]:
+        version = prepare(Recipe.parse(RECIPE, overrides=overrides), project)
+        stated = read_json(version.dir / "report.json")["stated"]
+        return version.ref, stated["description"], (version.dir / "report.html").stat().st_mtime_ns
+
+    first = said("objective.description=Answer at the desk")
+    assert first == said("objective.description=Answer at the desk")  # nothing new, nothing written
+    second = said("objective.description=Answer by letter")
+    assert (first[0], second[1]) == (second[0], "Answer by letter") and first[2] != second[2]
+    assert said(f"data={{dataset: {first[0]}}}", "objective.description=Another recipe") == second
+    assert (project.root / "audit.jsonl").read_text().count('"data.prepare"') == 1

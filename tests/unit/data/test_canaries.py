@@ -13,7 +13,7 @@ from metier.core.errors import ConfigError
 from metier.core.project import Project
 from metier.core.recipe import Canaries, Recipe
 from metier.core.types import SPLITS, Conversation, Labelled, Message, Text, identify
-from metier.data import canaries, report
+from metier.data import canaries, figures, report
 from metier.data.dataset import Dataset, build
 
 TEN = Canaries(num=10, repeats=(1, 4, 16))
@@ -75,9 +75,9 @@ def test_they_stand_in_train_alone_and_no_figure_of_the_data_counts_them(project
     assert not any(canaries.is_canary(row) for split in SPLITS[1:] for row in planted.examples(split))
     assert planted.manifest["canaries"] == {"num": 10, "repeats": [1, 4, 16], "rows": 64}
     assert planted.manifest["split_proof"] == plain.manifest["split_proof"]
-    figures = [report.measure({s: version.examples(s) for s in SPLITS}) for version in (plain, planted)]
-    assert figures[0] == figures[1]
-    card = report.card(planted.manifest, figures[1])
+    counted = [figures.measure({s: version.examples(s) for s in SPLITS}) for version in (plain, planted)]
+    assert counted[0] == counted[1]
+    card = report.card(planted.manifest, counted[1])
     assert "64 planted rows (10 canaries)" in card
     digits = {row.meta[canaries.MARK]["digits"] for row in planted.examples("train") if canaries.is_canary(row)}
     assert not any(one in card + json.dumps(planted.manifest) for one in digits)

@@ -13,7 +13,7 @@ import pytest
 
 from erasing import Person, people, project_with
 from metier.core.errors import DataError
-from metier.core.project import Project, read_json
+from metier.core.project import Project, read_json, write_json
 from metier.core.subject import Subject, row_digest
 from metier.data import review, subjects
 from metier.data.dataset import build
@@ -222,9 +222,28 @@ def test_a_version_is_written_anew_with_a_tombstone(
     assert (tombstone["certificate"], tombstone["who"]) == ("erasure-1", "ann")
     counts = new.manifest["label_counts"]
     assert sum(n for label in counts.values() for n in label.values()) == sum(new.manifest["counts"].values())
-    for name in ("card.md", "report.html", "manifest.json", "train.jsonl"):
+    for name in ("card.md", "report.html", "report.json", "manifest.json", "train.jsonl"):
         assert not subject.seen((new.dir / name).read_bytes()), name
+    found = read_json(new.dir / "report.json")
+    assert (found["digest"], found["counts"]) == (new.digest, new.manifest["counts"])
+    assert found["stated"]["task"] == "classify"  # what the recipe says is not lost with the rows
     assert f"{new.count('train'):,}" in (new.dir / "card.md").read_text()
+
+
+def test_a_name_in_what_the_recipe_says_goes_from_the_report_too(
+    desk: tuple[Project, Dataset, Subject], persons: list[Person]
+) -> None:
+    project, old, _ = desk
+    file = old.dir / "report.json"
+    value = read_json(file)
+    value["stated"]["description"] = f"Letters to {persons[-1].name}"
+    write_json(file, value)
+    other = Subject(persons[-1].key, also=frozenset({persons[-1].name}))
+    other_store = VersionStore(project, "erasure-2", "ann")
+    assert other_store.find(other)
+    other_store.erase(other)
+    said = read_json(Dataset.find(project, old.ref).dir / "report.json")["stated"]["description"]
+    assert said == "(erased)" and other_store.find(other) == []
 
 
 def test_an_altered_tombstone_is_an_altered_version(desk: tuple[Project, Dataset, Subject]) -> None:

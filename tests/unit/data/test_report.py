@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from metier.core.types import Conversation, Example, Labelled, Message
+from metier.data import figures as counting
 from metier.data import report
 
 HOSTILE = "<script>alert(1)</script>\x00\u202e"
@@ -43,7 +44,7 @@ MANIFEST: dict[str, Any] = {
 
 
 def test_measure_counts_labels_columns_and_lengths() -> None:
-    figures = report.measure(SPLITS)
+    figures = counting.measure(SPLITS)
     assert figures["labels"] == {"common": {"train": 99, "test": 30}, "rare": {"train": 1, "test": 30}}
     assert figures["columns"] == {"language": {"de": {"train": 66}, "en": {"train": 34}}}  # `n` has too many values
     train = figures["lengths"]["train"]
@@ -57,11 +58,11 @@ def test_conversations_count_all_messages() -> None:
     rows = [
         Conversation(messages=(Message(role="user", content="12345"), Message(role="assistant", content=("6", "78"))))
     ]
-    assert report.measure({"train": rows})["lengths"]["train"]["max"] == 8
+    assert counting.measure({"train": rows})["lengths"]["train"]["max"] == 8
 
 
 def test_what_is_missing_is_said() -> None:
-    card = report.card(MANIFEST, report.measure(SPLITS))
+    card = report.card(MANIFEST, counting.measure(SPLITS))
     for sentence in (
         "1 of 2 sources have no license.",
         "2 of 2 sources have no legal basis.",
@@ -73,7 +74,7 @@ def test_what_is_missing_is_said() -> None:
 
 
 def test_pages_hold_no_row_no_script_and_no_foreign_path() -> None:
-    figures = report.measure(SPLITS)
+    figures = counting.measure(SPLITS)
     html, card = report.render(MANIFEST, figures), report.card(MANIFEST, figures)
     for text in (html, card):
         assert "SECRET" not in text and "deadbeef" not in text

@@ -138,8 +138,8 @@ def _stop(classes: list[str], length: int, text: str, end: int) -> str:
     return "!"
 
 
-def _class(word: str) -> str:
-    """Return the class of a word inside a sentence, and, where it differs, the one at its start."""
+def _not_letters(word: str) -> str:
+    """Return the class of what is not a plain word: a number, a sign, a code, an abbreviation; else an empty string."""
     first = word[0]
     if first.isdigit():
         return "n" if len(word.lstrip("0123456789")) <= 2 else "a"
@@ -147,8 +147,13 @@ def _class(word: str) -> str:
         return _sign(word)
     if any(map(str.isdigit, word)):
         return "a"
-    if "." in word:
-        return "U"
+    return "U" if "." in word else ""
+
+
+def _class(word: str) -> str:
+    """Return the class of a word inside a sentence, and, where it differs, the one at its start."""
+    if kind := _not_letters(word):
+        return kind
     low = _bare(word.lower())
     if word.islower():
         return _small(low)
@@ -236,15 +241,8 @@ def _small(low: str) -> str:
 
 def _fold_class(word: str) -> str:
     """Return the class of a word where case says nothing."""
-    first = word[0]
-    if first.isdigit():
-        return "n" if len(word.lstrip("0123456789")) <= 2 else "a"
-    if not first.isalpha():
-        return _sign(word)
-    if any(map(str.isdigit, word)):
-        return "a"
-    if "." in word:
-        return "U"
+    if kind := _not_letters(word):
+        return kind
     low = _bare(word.lower())
     if low in ("and", "or"):
         return "&"
