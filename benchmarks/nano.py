@@ -237,7 +237,9 @@ def banking77(given: argparse.Namespace) -> None:
             write_rows(project, seed)
             for title, model in (("metier/nano", "metier/nano"), ("its random start", "random")):
                 name = f"few-{'nano' if model == 'metier/nano' else model}-{seed}"
-                (project / "recipe.yaml").write_text(RECIPE.format(name=name, model=model, seed=seed, rate=RATES[title]))
+                (project / "recipe.yaml").write_text(
+                    RECIPE.format(name=name, model=model, seed=seed, rate=RATES[title])
+                )
                 metier("train", "recipe.yaml", folder=project)
                 report = json.loads((max((project / "runs").iterdir()) / "report.json").read_text())
                 figures = next(s for s in report["systems"] if s["role"] == "run")["figures"]
