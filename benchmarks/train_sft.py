@@ -242,7 +242,7 @@ def report(results: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
         f"examples; pairs: {len(results[0]['runs']['metier'])}; threads: {results[0]['facts']['threads']}; "
         f"Metier: {METIER_SETTINGS}",
         "Environment: ours "
-        + " ".join(f"{k}={v}" for k, v in our_environment().items())
+        + " ".join(f"{k}={v}" for k, v in our_environment().items() if not k.endswith("_DIR"))
         + "; offered to TRL, too, and "
         + ", ".join(
             f"{'taken' if r['runs']['trl tuned'][0]['environment'] else 'slower'} "
