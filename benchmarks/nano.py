@@ -250,8 +250,8 @@ def banking77(given: argparse.Namespace) -> None:
     rows.append(["difference", spread(gaps, digits=1, scale=100, unit=" points")])
     says = (
         "Accuracy on the official test, ten training rows per class, everything trained, 15 epochs, "
-        f"{given.seeds} seeds (rows, order and head): median, with the least and the most. Each start trains at the rate "
-        "that was best for it on other rows of train.csv. Target: at least 5 points."
+        f"{given.seeds} seeds (rows, order and head): median, with the least and the most. Each start trains at "
+        "the rate that was best for it on other rows of train.csv. Target: at least 5 points."
     )
     publish(given.out, "metier/nano: BANKING77", says, table(["from", "accuracy"], rows))
 
