@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 from unittest import mock
 
-from machine import REPOSITORY, data_dir, need, provenance, table
+from machine import data_dir, need, publish_part, table
 from sklearn.metrics import normalized_mutual_info_score
 
 from metier.core.types import Conversation, Example, Labelled, Message, Text, identify
@@ -25,8 +25,6 @@ from metier.data.figures import MAX_CHARACTERS, measure
 from metier.data.topics import topics_of
 from metier.data.words import words_in
 
-PAGE = REPOSITORY / "benchmarks" / "data.md"
-BEGIN, END = "<!-- data report: begin (benchmarks/data_report.py writes this part) -->", "<!-- data report: end -->"
 NUM_ROWS, LOOKS = 10_000, 3
 
 
@@ -83,26 +81,19 @@ def main() -> None:
         [name, str(len(found)), ", ".join(sorted({w for w in found if w in identifiers})) or "none"]
         for name, found in (("with the gate", gated), ("without it", open_words))
     ]
-    part = "\n\n".join(
-        [
-            BEGIN,
-            "## The data report",
-            "Processor time of one thread. The first look of the first line holds lingua's models; scikit-learn, whose"
-            " import takes another 0.7 s of a process, is there before.",
-            table(["data", "rows", "MB", "first look, s", f"best of {LOOKS}, s"], speeds),
-            f"Topics: {num} of {len(labelled):,} questions of BANKING77; normalised mutual information with its 77"
-            f" intents {information:.3f}.",
-            f"Words of rows that a report shows, of {len(documents):,} texts with labelled personal data; a word counts"
-            " as part of an identifier where any label anywhere in the set holds it.",
-            table(["", "words shown", "of them part of a labelled identifier"], words),
-            provenance("python benchmarks/data_report.py"),
-            END,
-        ]
+    publish_part(
+        "data.md",
+        "data report",
+        "## The data report",
+        "Processor time of one thread. The first look of the first line holds lingua's models; scikit-learn, whose"
+        " import takes another 0.7 s of a process, is there before.",
+        table(["data", "rows", "MB", "first look, s", f"best of {LOOKS}, s"], speeds),
+        f"Topics: {num} of {len(labelled):,} questions of BANKING77; normalised mutual information with its 77"
+        f" intents {information:.3f}.",
+        f"Words of rows that a report shows, of {len(documents):,} texts with labelled personal data; a word counts"
+        " as part of an identifier where any label anywhere in the set holds it.",
+        table(["", "words shown", "of them part of a labelled identifier"], words),
     )
-    before = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "# Data\n"
-    head, _, rest = before.partition(BEGIN)
-    PAGE.write_text(head.rstrip() + "\n\n" + part + "\n" + rest.partition(END)[2].lstrip("\n"), encoding="utf-8")
-    print(part)
 
 
 if __name__ == "__main__":

@@ -109,3 +109,20 @@ def publish(out: str, title: str, *parts: str, command: str = "", extra: Sequenc
         print(page)
     else:
         Path(out).write_text(page + "\n", encoding="utf-8")
+
+
+def publish_part(page: str, name: str, *parts: str) -> None:
+    """Write one part of a page that several scripts share, between two marks, and print it; the others' parts stay.
+
+    Args:
+        page: the file beside the scripts.
+        name: of the part.
+    """
+    script = Path(sys.argv[0]).name
+    begin, end = f"<!-- {name}: begin (benchmarks/{script} writes this part) -->", f"<!-- {name}: end -->"
+    part = "\n\n".join([begin, *parts, provenance(command_line()), end])
+    file = REPOSITORY / "benchmarks" / page
+    before = file.read_text(encoding="utf-8") if file.exists() else "# Data\n"
+    head, _, rest = before.partition(begin)
+    file.write_text(head.rstrip() + "\n\n" + part + "\n" + rest.partition(end)[2].lstrip("\n"), encoding="utf-8")
+    print(part)

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from machine import REPOSITORY, data_dir, need, provenance, table
+from machine import REPOSITORY, data_dir, need, publish_part, table
 
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
@@ -24,8 +24,6 @@ from metier.data.privacy.evaluation import Document, Evaluation, Figure
 from metier.data.privacy.kinds import PROFILES
 from pii_cases import GENERATED, cases, hostile, numeric_table
 
-PAGE = REPOSITORY / "benchmarks" / "data.md"
-BEGIN, END = "<!-- privacy: begin (benchmarks/privacy.py writes this part) -->", "<!-- privacy: end -->"
 TARGETS = {
     "name": 0.95, "city": 0.95, "street or address": 0.92, "phone": 0.97, "SSN": 0.97, "date": 0.97, "e-mail": 1.0,
     "card": 1.0, "IBAN": 1.0, "IP": 1.0, "URL": 1.0,
@@ -120,34 +118,27 @@ def main() -> None:
         ["prose: a novel by paragraphs", "2.5", f"{rate(paragraphs):.2f}"],
         ["prose: the same as one text", "2.5", f"{rate([book]):.2f}"],
     ]
-    part = "\n\n".join(
-        [
-            BEGIN,
-            "## De-identification (rules, no download)",
-            "Recall is the share of labelled spans of which 80 % of the letters and digits are covered, repeated texts"
-            " counted once; in brackets n and the bound of the 95 % interval (Wilson; 3/n where nothing or everything"
-            " was hit). `evaluation.py` says what is done about the set's quirks. Half A is what the rules were tuned"
-            " on. Half B was held out: at the first look its figures were names .983, cities .988, streets .967, phones"
-            " .917, leak .035, precision .913. Its misses among phones were then looked at (digits and signs only): an"
-            " extension glued to a number (`x123`), and numbers right behind a comma. That was mended, so that its"
-            " phones are no longer held out. Its other misses were not read; but some of its texts had been seen among"
-            " the file's first sixty, before it was divided, and its figures were watched while half A was worked on.",
-            recall_table(columns),
-            generated_table(),
-            f"Tables of numbers: {phones} false phones in {len(numbers):,} bytes (target: at most one in 10,000)."
-            f" Hostile strings: {HOSTILE:,} of up to 20,000 characters, the slowest took {1000 * worst:.0f} ms of"
-            " processor time (target: 100).",
-            table(["throughput of one core", "target, MB/s", "MB/s"], speeds),
-            "### Identifier → kinds",
-            profiles_table(),
-            provenance("python benchmarks/privacy.py"),
-            END,
-        ]
+    publish_part(
+        "data.md",
+        "privacy",
+        "## De-identification (rules, no download)",
+        "Recall is the share of labelled spans of which 80 % of the letters and digits are covered, repeated texts"
+        " counted once; in brackets n and the bound of the 95 % interval (Wilson; 3/n where nothing or everything"
+        " was hit). `evaluation.py` says what is done about the set's quirks. Half A is what the rules were tuned"
+        " on. Half B was held out: at the first look its figures were names .983, cities .988, streets .967, phones"
+        " .917, leak .035, precision .913. Its misses among phones were then looked at (digits and signs only): an"
+        " extension glued to a number (`x123`), and numbers right behind a comma. That was mended, so that its"
+        " phones are no longer held out. Its other misses were not read; but some of its texts had been seen among"
+        " the file's first sixty, before it was divided, and its figures were watched while half A was worked on.",
+        recall_table(columns),
+        generated_table(),
+        f"Tables of numbers: {phones} false phones in {len(numbers):,} bytes (target: at most one in 10,000)."
+        f" Hostile strings: {HOSTILE:,} of up to 20,000 characters, the slowest took {1000 * worst:.0f} ms of"
+        " processor time (target: 100).",
+        table(["throughput of one core", "target, MB/s", "MB/s"], speeds),
+        "### Identifier → kinds",
+        profiles_table(),
     )
-    before = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "# Data\n"
-    head, _, rest = before.partition(BEGIN)
-    PAGE.write_text(head.rstrip() + "\n\n" + part + "\n" + rest.partition(END)[2].lstrip("\n"), encoding="utf-8")
-    print(part)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 CHUNK_BYTES = 64 * 2**20
 """Logits of one chunk, which go through the matrix products together; a trained head's gradient may take as much."""
 STRIP_BYTES = 8 * 2**20
-"""Rows of a chunk that are float32 at once: softmax and gradient pass over them some eight times, in the cache."""
+"""Rows of a chunk that are float32 at once on a CPU: softmax and gradient pass over them eight times, in the cache.
+Elsewhere they are all of the chunk: every pass over a strip is a kernel to start."""
 
 ROUND_ROWS = 32
 """Rows are filled up to a multiple of it with rows of weight zero on a CPU: oneDNN compiles, and keeps, three matrix
@@ -93,7 +94,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         length, vocabulary = hidden_ND.shape[0], weight.shape[0]
         rows = min(rows, length)
-        strip = max(1, min(rows, STRIP_BYTES // (4 * vocabulary)))
+        strip = max(1, min(rows, STRIP_BYTES // (4 * vocabulary))) if hidden_ND.device.type == "cpu" else rows
         # Every buffer is made once: a large block that is freed and made anew costs more than the arithmetic on it.
         chunk_RV = torch.empty(rows, vocabulary, dtype=weight.dtype, device=weight.device)
         lowered = weight.dtype != torch.float32

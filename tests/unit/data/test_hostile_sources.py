@@ -27,17 +27,7 @@ from metier.data.quarantine import Quarantine, listing
 from metier.data.rows import KEPT_BYTES, BadRow, Row
 from metier.data.source import read_rows
 
-
-def read(path: Path) -> tuple[list[Row], list[BadRow]]:
-    found = list(read_rows(path))
-    return [r for r in found if isinstance(r, Row)], [b for b in found if isinstance(b, BadRow)]
-
-
-def refused(path: Path) -> DataError:
-    with pytest.raises(DataError) as caught:
-        list(read_rows(path))
-    return caught.value
-
+from .conftest import read, refused
 
 # ───────────────────────────────────────────────────────────────────────────── malformed rows
 

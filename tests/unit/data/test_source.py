@@ -10,22 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from metier.core.errors import DataError
 from metier.data import rows as rows_module
-from metier.data.rows import BadRow, Row
+from metier.data.rows import Row
 from metier.data.source import read_rows, source_digest, source_files
 
-
-def read(path: Path) -> tuple[list[Row], list[BadRow]]:
-    found = list(read_rows(path))
-    return [r for r in found if isinstance(r, Row)], [b for b in found if isinstance(b, BadRow)]
-
-
-def code(path: Path) -> DataError:
-    with pytest.raises(DataError) as caught:
-        list(read_rows(path))
-    return caught.value
-
+from .conftest import read, refused
 
 # ───────────────────────────────────────────────────────────────────────────── JSON Lines and JSON
 
@@ -116,7 +105,7 @@ def test_json_objects(tmp_path: Path, text: str, expected: list[int]) -> None:
 def test_json_that_breaks_off_is_an_error_with_a_line(tmp_path: Path, text: str) -> None:
     file = tmp_path / "a.json"
     file.write_text(text)
-    error = code(file)
+    error = refused(file)
     assert (error.code, error.place) == ("E306", "a.json:1")
     assert error.fix
 
@@ -175,7 +164,7 @@ def test_one_column_is_a_table_too(tmp_path: Path) -> None:
 def test_a_column_named_twice_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("text,label,text\n1,2,3\n")
-    error = code(file)
+    error = refused(file)
     assert error.code == "E308" and "`text`" in error.received
 
 
@@ -207,7 +196,7 @@ def test_a_damaged_parquet_and_a_cut_gzip_are_named(tmp_path: Path) -> None:
     parquet, packed = tmp_path / "a.parquet", tmp_path / "a.jsonl.gz"
     parquet.write_bytes(b"PAR1 nothing PAR1")
     packed.write_bytes(gzip.compress(b'{"a": 1}\n' * 5000)[:-20])
-    assert (code(parquet).code, code(packed).code) == ("E306", "E306")
+    assert (refused(parquet).code, refused(packed).code) == ("E306", "E306")
 
 
 def test_a_folder_gives_its_known_files_in_order(tmp_path: Path) -> None:
@@ -237,7 +226,7 @@ def test_gzip_and_glob(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"a": 1}\n')
-    missing = code(tmp_path / "trian.jsonl")
+    missing = refused(tmp_path / "trian.jsonl")
     assert missing.code == "E300" and missing.fix == "Did you mean `train.jsonl`?"
     for name, content in (
         ("a.jsonl", b""),
@@ -247,17 +236,17 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
         ("e.txt", b""),
     ):
         (tmp_path / name).write_bytes(content)
-        assert code(tmp_path / name).code == "E301", name
+        assert refused(tmp_path / name).code == "E301", name
     (tmp_path / "x.odt").write_bytes(b"PK")
-    assert code(tmp_path / "x.odt").code == "E302"
+    assert refused(tmp_path / "x.odt").code == "E302"
     (tmp_path / "wide.csv").write_bytes("text,label\na,b\n".encode("utf-16"))
-    assert code(tmp_path / "wide.csv").code == "E307"
+    assert refused(tmp_path / "wide.csv").code == "E307"
     (tmp_path / "empty").mkdir()
-    assert code(tmp_path / "empty").code == "E301"
+    assert refused(tmp_path / "empty").code == "E301"
 
 
 def test_a_hub_id_that_is_not_here_says_what_to_do() -> None:
-    error = code(Path("hf:nobody/nothing"))
+    error = refused(Path("hf:nobody/nothing"))
     assert error.code == "E303" and error.fix
 
 
