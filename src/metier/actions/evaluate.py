@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -309,6 +310,12 @@ def _license(folder: Path | None) -> str:
     card_file = folder / "README.md" if folder is not None else None
     if card_file is None or not card_file.is_file():
         return ""
-    front = card_file.read_text(encoding="utf-8", errors="replace").split("---")
-    facts = yaml.safe_load(front[1]) if len(front) > 2 and not front[0].strip() else None
-    return str(facts.get("license", "")) if isinstance(facts, dict) else ""
+    lines = card_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines or lines[0].rstrip() != "---":
+        return ""
+    front = itertools.takewhile(lambda line: line.rstrip() != "---", lines[1:])
+    try:
+        facts = yaml.safe_load("\n".join(front))
+    except yaml.YAMLError:  # somebody else's file, which need not be well formed
+        return ""
+    return str(facts.get("license") or "") if isinstance(facts, dict) else ""

@@ -18,7 +18,7 @@ from metier.core.project import SCHEMA_VERSION, Project, now, read_json
 from metier.core.run import Run
 from metier.core.types import Labelled, Message
 from metier.evaluation import card
-from metier.evaluation.predict import predict_head, predict_label_likelihood
+from metier.evaluation.predict import fit, predict_head, predict_label_likelihood
 from metier.evaluation.protocols import silent
 from metier.evaluation.result import Report
 from metier.governance.permission import gate
@@ -49,7 +49,8 @@ def predict(
 
     Returns:
         For a task head, and for a classifier that writes its labels, `output` (the label) with `confidence` and
-        `probabilities`; else `output` (the reply) with `finish` (`stop` or `length`) and `num_tokens`.
+        `probabilities`; else `output` (the reply, or how a text goes on) with `finish` (`stop` or `length`) and
+        `num_tokens`. With either `cut_tokens`: how many tokens of the input the model could not read.
 
     Raises:
         ConfigError: E291, a sampling option that would change nothing.
@@ -64,14 +65,19 @@ def predict(
         if sampling:
             raise _without_use(sampling, f"Run {run.number} chooses among labels; it draws no tokens")
         return _labels(parts, [question.fields(given, place=_place(i)) for i, given in enumerate(inputs)], say)
-    asked = [question.messages(given, place=_place(i)) for i, given in enumerate(inputs)]
-    prompts = [parts.encoder.prompt(messages) for messages in asked]
+    asked = [question.ids(given, parts.encoder, place=_place(i)) for i, given in enumerate(inputs)]
+    prompts = [prompt for prompt, _ in asked]
     completions = parts.policy.generate(
         prompts, max_new_tokens=max_new_tokens, progress=lambda done, total: say("answers", done, total), **sampling
     )
     return [
-        {"output": parts.encoder.reply_text(c.token_ids), "finish": c.finish, "num_tokens": c.num_tokens}
-        for c in completions
+        {
+            "output": parts.encoder.reply_text(c.token_ids),
+            "finish": c.finish,
+            "num_tokens": c.num_tokens,
+            "cut_tokens": cut,
+        }
+        for c, (_, cut) in zip(completions, asked, strict=True)
     ]
 
 
@@ -103,6 +109,8 @@ class ChatSession:
         self._limit = max_new_tokens
         self._sampling = _sampling(temperature, top_p, seed)
         self._replies = {"run": 0, "base": 0}
+        self.cut_tokens = 0
+        """Tokens of the conversation's start that the last reply was made without, since they do not fit any more."""
         system = self.question.prompt.system
         start = [Message("system", system)] if system else []
         self._turns: dict[str, list[Message]] = {"run": list(start), "base": list(start)}
@@ -125,13 +133,14 @@ class ChatSession:
         if not self.question.once:
             self._turns[who].append(messages[-1])
             messages = tuple(self._turns[who])
-        prompt = self._parts.encoder.prompt(messages)
+        encoder = self._parts.encoder
+        prompt, self.cut_tokens = fit(encoder.prompt(messages), encoder.max_length - 1)
         sampling = dict(self._sampling)
         if sampling.get("temperature"):
             sampling["seed"] = sampling.get("seed", 0) + self._replies[who]
         self._replies[who] += 1
         completion = self._parts.policy.generate([prompt], max_new_tokens=self._limit, **sampling)[0]
-        answer = self._parts.encoder.reply_text(completion.token_ids)
+        answer = encoder.reply_text(completion.token_ids)
         self._turns[who].append(Message("assistant", answer))
         return answer
 
@@ -148,7 +157,8 @@ def chat(
     """Open a conversation with a run; the sampling options are those of `predict`.
 
     Raises:
-        ConfigError: E263, the run has a task head: it labels, it does not talk; E291, as `predict`.
+        ConfigError: E263, the run has a task head: it labels, it does not talk; or it goes on with texts, and its base
+            has no chat template; E291, as `predict`.
     """
     _sampling(temperature, top_p, seed)  # before the base is loaded
     parts, run = loaded(project, ref, progress)
@@ -157,6 +167,12 @@ def chat(
             263,
             f"Run {run.number} labels texts; it does not talk",
             fix=f"metier predict {run.number} 'a text'",
+        )
+    if Question.of(parts).continues and not parts.encoder.dialect:
+        raise ConfigError(
+            263,
+            f"Run {run.number} goes on with texts; its base has no chat template to talk by",
+            fix=f"metier predict {run.number} 'the beginning of a text'",
         )
     return ChatSession(parts, temperature=temperature, top_p=top_p, seed=seed)
 
@@ -276,5 +292,6 @@ def _labels(parts: Parts, rows: list[dict[str, Any]], progress: Progress = silen
         answer: dict[str, Any] = {"output": prediction.output, "confidence": prediction.confidence}
         if prediction.label_probs:
             answer["probabilities"] = {k: float(np.round(v, 6)) for k, v in prediction.label_probs.items()}
+        answer["cut_tokens"] = prediction.cut_tokens
         answers.append(answer)
     return answers

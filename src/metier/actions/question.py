@@ -14,9 +14,11 @@ from metier.core.errors import DataError
 from metier.core.recipe import Prompt
 from metier.core.types import Message
 from metier.data.prompt import DEFAULT_USER, ask, asked_columns, with_labels
+from metier.evaluation.predict import fit
 
 if TYPE_CHECKING:
     from metier.actions.compose import Parts
+    from metier.data.template import Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Question:
         prompt: system and user message as in training.
         columns: what an input must bring.
         once: each message is a conversation of its own, since the rows were; False: turns follow one another.
+        continues: the run was trained on texts: it goes on with what it is given, and no template stands around that.
         labels: the data set's label names, for `{labels}`.
         synonyms: pairs of names for one column, by the sources' `map`.
     """
@@ -34,6 +37,7 @@ class Question:
     prompt: Prompt
     columns: tuple[str, ...]
     once: bool
+    continues: bool = False
     labels: tuple[str, ...] = ()
     synonyms: tuple[tuple[str, str], ...] = ()
 
@@ -51,6 +55,7 @@ class Question:
             prompt=prompt,
             columns=asked_columns(prompt.user or DEFAULT_USER),
             once=prompt.user is not None,
+            continues="text" in manifest["kinds"],
             labels=tuple(manifest.get("labels") or ()),
             synonyms=tuple((name, own) for s in manifest.get("sources", ()) for name, own in s.get("map", {}).items()),
         )
@@ -93,6 +98,18 @@ class Question:
                 raise self._lacking("An input brings messages, but the run asks by its own prompt", "messages", place)
             return _spoken(given["messages"], place)
         return ask(self.prompt, {**self.fields(given, place=place), "labels": self.labels})
+
+    def ids(self, given: str | Mapping[str, Any], encoder: Encoder, *, place: str = "") -> tuple[list[int], int]:
+        """Return the token ids of an input's prompt, and how many of its start did not fit: as evaluation asks.
+
+        Raises:
+            DataError: E363, as `messages`.
+        """
+        if self.continues:
+            whole = encoder.beginning(str(self.fields(given, place=place)["text"]))
+        else:
+            whole = encoder.prompt(self.messages(given, place=place))
+        return fit(whole, encoder.max_length - 1)
 
     def written(self) -> dict[str, str]:
         """Return the prompt as plain data for another runtime, `{labels}` filled; empty where messages are the rows."""

@@ -44,7 +44,7 @@ def first_recipe(
 
     Raises:
         DataError: E300–E304, the file cannot be read or its rows have no known shape.
-        ConfigError: E264, the recipe exists already.
+        ConfigError: E202, no such task; E264, the recipe exists already.
     """
     found = _detected(data, task)
     slug = re.sub(r"[^a-z0-9._-]+", "-", (name or data.stem).lower()).strip("-._")[:64] or "specialist"
@@ -55,9 +55,9 @@ def first_recipe(
         )
     chosen = task or TASK_OF.get(found.kind, "chat")
     source = str(data.relative_to(project.root)) if data.is_relative_to(project.root) else str(data)
-    method = METHOD_OF.get(found.kind, "sft")
-    write_text(path, _text(slug, chosen, source, found, model, method if chosen != "continue" else "cpt"))
-    Recipe.read(path)
+    text = _text(slug, chosen, source, found, model, _method(found.kind, chosen))
+    Recipe.parse(text, file=path.name)  # a task that does not exist is said before anything is written
+    write_text(path, text)
     return FirstRecipe(path, found.name, found.reason, chosen)
 
 
@@ -154,6 +154,13 @@ def _detected(data: Path, task: str | None) -> Detection:
             fix="open the file and look at its first lines",
         )
     return detect(rows, task, place=data.name)
+
+
+def _method(kind: str, task: str) -> str:
+    """The method for rows of this kind: under a task that is written out, a label is a reply like any other."""
+    if task == "continue":
+        return "cpt"
+    return METHOD_OF.get(kind, "sft") if kind != "labelled" or task == "classify" else "sft"
 
 
 def _text(name: str, task: str, source: str, found: Detection, model: str, method: str) -> str:

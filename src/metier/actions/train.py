@@ -13,7 +13,7 @@ from metier.actions.recipes import chat_template, keep, kept
 from metier.core import audit, jobs
 from metier.core.catalog import catalog
 from metier.core.erase_runs import MARK
-from metier.core.errors import ConfigError, PermissionDenied
+from metier.core.errors import ConfigError, DataError, PermissionDenied
 from metier.core.project import Project, digest_json
 from metier.core.recipe import Recipe, differences
 from metier.core.run import Run
@@ -80,6 +80,7 @@ def check_kinds(recipe: Recipe) -> None:
 
     Raises:
         ConfigError: E210, E211, a method, adapter, step, metric or target that does not exist, or an option of it;
+            E218, a method that reads labels under a task that writes them out; E219, an adapter that trains nothing;
             E245, a part of `data.prompt` that the method would not read; E276, a metric or target without a figure.
     """
     from metier.evaluation.inputs import check_metrics
@@ -91,19 +92,48 @@ def check_kinds(recipe: Recipe) -> None:
         catalog(name).options(section.kind, section.options, place=recipe.place(key))
     method = Method.of(recipe.method.kind, recipe.method.options, place=recipe.place("method"))
     method.check_prompt(recipe.data.prompt, place=recipe.place)
+    if method.consumes == ("labelled",) and recipe.data.sources and recipe.objective.task != "classify":
+        raise ConfigError(
+            218,
+            f"Method `{method.kind}` learns labels, and under the task `{recipe.objective.task}` a label is a reply",
+            place=recipe.place("method"),
+            received=f"objective.task={recipe.objective.task}, method.kind={method.kind}",
+            fix="objective.task=classify; or method.kind=sft, which writes the label",
+        )
+    if recipe.adapter.kind == "none" and not _has_head(method):
+        raise ConfigError(
+            219,
+            f"Nothing would be trained: the adapter `none` freezes the base, and `{method.kind}` adds no task head",
+            place=recipe.place("adapter.kind"),
+            received="adapter.kind=none",
+            expected="; ".join(name for name in catalog("adapters").names() if name != "none"),
+            fix="adapter.kind=lora",
+        )
     metrics, targets = recipe.evaluation.metrics, recipe.objective.targets
     check_metrics(_possible_situations(recipe, method), metrics, targets, place=recipe.place)
 
 
 def check_figures(recipe: Recipe, dataset: Dataset) -> None:
-    """Refuse a metric or target that has no figure on these rows: their labels say more than the recipe does.
+    """Refuse rows on which nothing could be measured, and a metric or target without a figure on them.
+
+    The rows' labels say more than the recipe does, and hours later is too late to notice.
 
     Raises:
         ConfigError: E276.
+        DataError: E326, no held-out rows.
     """
     from metier.evaluation.inputs import check_metrics, situation_of
     from metier.training.method import Method
 
+    if not (dataset.count("test") or dataset.count("validation")):
+        raise DataError(
+            326,
+            "No rows are held out, so nothing could say whether the training was worth it",
+            place=recipe.place("data.split"),
+            received=f"train {dataset.count('train'):,}, validation 0, test 0",
+            expected="rows in test or validation",
+            fix="data.split.test=0.1, or a source with split: test",
+        )
     head = _has_head(Method.of(recipe.method.kind, recipe.method.options))
     problem_type = dataset.manifest.get("problem_type")
     task = recipe.objective.task

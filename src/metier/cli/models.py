@@ -82,6 +82,8 @@ def predict(
         seed=seed,
         progress=counting(show.say),
     )
+    if num_cut := sum(bool(answer.get("cut_tokens")) for answer in answers):
+        show.say(f"{num_cut:,} of {len(answers):,} inputs are too long: the model has read them in part")
     show.result(answers, "\n".join(visible(str(a.get("output", ""))).replace("\n", "\\n") for a in answers))
 
 
@@ -109,6 +111,8 @@ def chat(
         show.say(line)
     while asked := _asked(session.question.columns):
         answers = {"run": session.reply(asked)}
+        if session.cut_tokens:
+            show.say(f"the conversation is too long: its first {session.cut_tokens:,} tokens were left out")
         if vs is not None:
             answers["base"] = session.base_reply(asked)
         if json:

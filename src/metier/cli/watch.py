@@ -59,8 +59,9 @@ def outcome(run: Run, show: Show, *, then: bool = True) -> None:
         value = {"run": run.number, "state": state, "dir": str(run.dir), **(_content(done[0]) if done else {})}
         show.result(value, _conclusion(value))
         if then:
-            labels = status.get("method") == "classify"  # a task head labels, it does not talk
-            try_it = f"metier predict {run.number} 'a text'" if labels else f"metier chat {run.number} --vs base"
+            # A task head labels, and a model of texts goes on with them: neither was taught to talk.
+            talks = status.get("method") not in ("classify", "cpt")
+            try_it = f"metier chat {run.number} --vs base" if talks else f"metier predict {run.number} 'a text'"
             show.next(f"metier report {run.number} --open", try_it)
         return
     if state == "stopped":

@@ -244,7 +244,7 @@ class Evaluation(Section):
 
     metrics: tuple[str, ...] | Auto = key("auto", "Names of metrics; `auto`: those of the task.")
     baseline: bool = key(True, "Measure the untouched base on the same rows.")
-    slices: tuple[str, ...] = key((), "Columns by which every figure is broken down.")
+    slices: tuple[str, ...] = key((), "Columns by which the deciding figure is broken down.")
     every_steps: Count | Auto = key("auto", "Steps between evaluations on validation; `auto`: about ten per run.")
     max_new_tokens: int = key(128, "Cap on a generated completion.", ge=1, unit="tokens")
     max_examples: Count | None = key(None, "Score generation on at most so many test rows (a seeded sample).")
@@ -524,16 +524,20 @@ def _explain(error: ValidationError, marks: Mapping[str, int], file: str) -> Con
     first = error.errors()[0]
     parts = [str(p) for p in first["loc"]]
     # Unions add the name of the branch they tried (`constrained-float`, `literal['auto']`): not part of the key.
-    dotted = ".".join(p for p in parts if not re.search(r"[\[\]'-]", p) and p not in ("float", "int", "str"))
+    # A key that is unknown is the last part, whatever its user wrote in it.
+    unknown = first["type"] == "extra_forbidden"
+    branches, last = (parts[:-1], parts[-1:]) if unknown else (parts, [])
+    named = [p for p in branches if not re.search(r"[\[\]'-]", p) and p not in ("float", "int", "str")]
+    dotted = ".".join([*named, *last])
     line = _nearest_mark(marks, dotted)
     place = f"{file}:{line}" if line else file
-    if first["type"] == "extra_forbidden":
-        owner, _, leaf = dotted.rpartition(".")
+    if unknown:
+        owner, leaf = ".".join(named), parts[-1]
         foreign = FOREIGN_KEYS.get(leaf)
         if foreign:
             tool, ours = foreign
             return ConfigError(201, f"Unknown key `{dotted}`: that is {tool}'s", place=place, fix=f"here: {ours}")
-        near = difflib.get_close_matches(leaf, _keys_of(owner), n=1) or _elsewhere(leaf)
+        near = difflib.get_close_matches(leaf.replace("-", "_"), _keys_of(owner), n=1) or _elsewhere(leaf)
         return ConfigError(
             201,
             f"Unknown key `{dotted}`",

@@ -206,9 +206,8 @@ class Encoder:
             DataError: E352, double BOS; E358, half of a character.
         """
         refusals.half_characters(example.text, example.place)
-        before, ids, after = self._fast.with_specials(example.text)
+        bos, ids, after = self._text_parts(example.text)
         eos = self.tokenizer.eos_token_id
-        bos = before if before == [self.tokenizer.bos_token_id] else []
         ending = after if eos in after else [eos] if eos is not None else []
         whole = [*bos, *ids, *ending] if ids else []
         refusals.double_bos(whole, self.tokenizer.bos_token_id, example.place)
@@ -220,6 +219,22 @@ class Encoder:
             blocks.append(Encoded(example.id, block, mask, 1))
         self._lengths.add(len(whole), 0, example.place, supervised=max(len(whole) - 1, 0), dropped=not blocks)
         return blocks
+
+    def beginning(self, text: str) -> list[int]:
+        """Return the token ids of raw text that goes on: as `text` gives them, without the end of the sequence.
+
+        Raises:
+            DataError: E352, double BOS; E358, half of a character.
+        """
+        refusals.half_characters(text, "")
+        bos, ids, _ = self._text_parts(text)
+        refusals.double_bos([*bos, *ids], self.tokenizer.bos_token_id, "")
+        return [*bos, *ids]
+
+    def _text_parts(self, text: str) -> tuple[list[int], list[int], list[int]]:
+        """Return the beginning-of-sequence token where there is one, the text, and what the tokenizer puts behind."""
+        before, ids, after = self._fast.with_specials(text)
+        return before if before == [self.tokenizer.bos_token_id] else [], ids, after
 
     # ── many ──
 

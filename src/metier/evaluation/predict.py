@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metier.core.errors import ConfigError
 from metier.core.types import Conversation, Labelled, Message, ProblemType, Text
 from metier.evaluation.protocols import EncoderLike, PolicyLike, Progress, evaluating, silent
 from metier.evaluation.records import as_conversation, prediction_of, reply_of
@@ -105,22 +106,38 @@ def predict_label_likelihood(
     policy: PolicyLike, examples: Sequence[Labelled], *, labels: Sequence[str], progress: Progress = silent
 ) -> list[Prediction]:
     """Choose the label whose text is the likeliest reply, its end included; softmax over labels is the confidence."""
-    scores_NK = label_scores(policy, examples, labels=labels, progress=progress)
-    return from_logits(examples, scores_NK, labels=labels, problem_type="single_label")
+    scores_NK, cut_N = label_scores(policy, examples, labels=labels, progress=progress)
+    found = from_logits(examples, scores_NK, labels=labels, problem_type="single_label")
+    return [replace(p, cut_tokens=cut) for p, cut in zip(found, cut_N, strict=True)]
 
 
 def label_scores(
     policy: PolicyLike, examples: Sequence[Labelled], *, labels: Sequence[str], progress: Progress = silent
-) -> Array:
-    """Return log p(label | prompt) in nats (N, K); a prompt is computed once for all labels."""
+) -> tuple[Array, list[int]]:
+    """Return log p(label | prompt) in nats (N, K), and the tokens that each prompt lost at its start.
+
+    A prompt is computed once for all labels.
+
+    Raises:
+        ConfigError: E278, the longest label leaves no room for a prompt.
+    """
     from metier.models.score import score_prompts
 
     if not examples:
-        return np.zeros((0, len(labels)))
+        return np.zeros((0, len(labels))), []
     encoder: EncoderLike = policy.encoder
     candidates = label_ids(encoder, min(examples, key=lambda e: len(e.text)), labels)
     longest = max(map(len, candidates))
-    prompts = [_fit(_prompt_ids(encoder, e), encoder.max_length - longest)[0] for e in examples]
+    if longest >= encoder.max_length:
+        raise ConfigError(
+            278,
+            "The longest label leaves no room for a text before it",
+            received=f"a label of {longest:,} tokens",
+            expected=f"fewer than training.max_length, {encoder.max_length:,}",
+            fix=f"a training.max_length well above {longest:,}, or shorter labels",
+        )
+    fitted = [fit(_prompt_ids(encoder, e), encoder.max_length - longest) for e in examples]
+    prompts = [prompt for prompt, _ in fitted]
     scores_NK = np.zeros((len(examples), len(labels)))
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     with evaluating(policy):
@@ -130,7 +147,7 @@ def label_scores(
                 policy.base.model, [prompts[i] for i in part], candidates, pad_id=encoder.pad_id
             )
             progress("labels by likelihood", start + len(part), len(order))
-    return scores_NK
+    return scores_NK, [cut for _, cut in fitted]
 
 
 def label_ids(encoder: EncoderLike, example: Labelled, labels: Sequence[str]) -> list[list[int]]:
@@ -162,7 +179,7 @@ def predict_generate(
     encoder: EncoderLike = policy.encoder
     conversations = [as_conversation(encoder, example) for example in examples]
     room = encoder.max_length - 1
-    fitted = [_fit(encoder.prompt(c.messages[:-1], c.tools), room) for c in conversations]
+    fitted = [fit(encoder.prompt(c.messages[:-1], c.tools), room) for c in conversations]
     known = {_loose(label): label for label in labels}
     found: dict[int, Prediction] = {}
     order = sorted(range(len(fitted)), key=lambda i: len(fitted[i][0]))
@@ -281,8 +298,11 @@ def _prompt_ids(encoder: EncoderLike, example: Labelled) -> list[int]:
     return list(encoder.prompt(messages[:-1]))
 
 
-def _fit(prompt: list[int], room: int) -> tuple[list[int], int]:
-    """Cut the start of a prompt that would leave no room to answer; its end asks the question. Returns what was cut."""
+def fit(prompt: list[int], room: int) -> tuple[list[int], int]:
+    """Return a prompt of at most `room` tokens, and how many of its start were cut; its end asks the question.
+
+    Measuring and serving cut alike, so that a served prompt is a measured prompt.
+    """
     cut = max(0, len(prompt) - max(room, 1))
     return prompt[cut:], cut
 

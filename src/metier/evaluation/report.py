@@ -166,8 +166,8 @@ def _length_sentence(data: DataSummary) -> str:
         return " and ".join(f"{n:,} {split} {'rows' if n > 1 else 'row'}" for split, n in rows.items() if n)
 
     cut, dropped = said(data.cut_rows), said(data.dropped_rows)
-    parts = [f"Cut at training.max_length: {cut}."] if cut else []
-    parts += [f"Left out, since nothing of them is trained on within it: {dropped}."] if dropped else []
+    parts = [f"Cut at what the model reads at once: {cut}."] if cut else []
+    parts += [f"Left out, since nothing of them is trained on within that: {dropped}."] if dropped else []
     return " ".join([*parts, "The notes in events.jsonl name the first of them."]) if parts else ""
 
 

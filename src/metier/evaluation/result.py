@@ -150,7 +150,9 @@ class DataSummary(Part):
     rows: dict[str, int] = Field(description="split → rows")
     quarantined: int = 0
     quarantine_reasons: dict[str, int] = {}
-    cut_rows: dict[str, int] = Field({}, description="split → rows that lost tokens to training.max_length")
+    cut_rows: dict[str, int] = Field(
+        {}, description="split → rows that lost tokens to training.max_length or the base's window"
+    )
     dropped_rows: dict[str, int] = Field(
         {}, description="split → rows that were left out: over max_length, or without a trained token"
     )

@@ -38,7 +38,7 @@ def slice_rows(
         if not any(column in p.meta for p in run):
             limits.append(f"No measured row has the slice column `{column}`.")
             continue
-        values = [str(p.meta.get(column, "") or MISSING) for p in run]
+        values = [MISSING if (value := p.meta.get(column)) in (None, "") else str(value) for p in run]
         found += _by_value(metric, run, base, column, values, samples=samples, seed=seed, confidence=confidence)
     lengths = _lengths(run)
     if len(set(lengths)) > 1:

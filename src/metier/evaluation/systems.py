@@ -170,19 +170,20 @@ def _zero_shot(
     started = time.perf_counter()
     blank = [replace(choice[0], text="N/A")]
     try:
-        prior = label_scores(base, blank, labels=rows.labels)[0]
+        prior = label_scores(base, blank, labels=rows.labels)[0][0]
     except ConfigError as error:
         if error.number != 240:
             raise
         limits.append("The base could not be asked without training (zero-shot): it has no chat template.")
         return None
-    scores = label_scores(base, choice, labels=rows.labels, progress=given.progress)
+    scores, _ = label_scores(base, choice, labels=rows.labels, progress=given.progress)
     forms = [(c, baseline.zero_shot(scores, prior, choice, rows.labels, calibrated=c)) for c in (False, True)]
     calibrated, on_choice = max(forms, key=lambda form: baseline.score(form[1], rows.problem_type))
     whole = baseline.score(on_choice, rows.problem_type) > to_beat
     asked = list(rows.asked) if whole else baseline.sample(rows.asked, CHOICE_ROWS, given.seed)
-    test_scores = label_scores(base, asked, labels=rows.labels, progress=given.progress)
+    test_scores, cut = label_scores(base, asked, labels=rows.labels, progress=given.progress)
     answers = baseline.zero_shot(test_scores, prior, asked, rows.labels, calibrated=calibrated)
+    answers = [replace(p, cut_tokens=n) for p, n in zip(answers, cut, strict=True)]
     answered = {id(e): p for e, p in zip(asked, answers, strict=True)}
     predictions = [answered.get(id(e)) or prediction_of(e) for e in rows.asked]
     label = "Zero-shot label likelihood" + (" (calibrated)" if calibrated else "")

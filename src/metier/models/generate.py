@@ -128,7 +128,7 @@ def _rows(prompts: Sequence[Ids], max_new_tokens: int, window: int | None, seed:
                 place=f"prompt {index + 1}",
                 received=f"{len(prompt)} tokens",
                 expected=f"fewer than {window}",
-                fix="a smaller training.max_length, or a base model with a longer context window",
+                fix="shorter prompts, or a base model with a longer context window",
             )
         draws = None
         if seed is not None:

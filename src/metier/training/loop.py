@@ -207,7 +207,10 @@ def seed_everything(*parts: int) -> None:
     value = int.from_bytes(digest, "little")
     random.seed(value)
     np.random.seed(value % 2**32)
-    torch.manual_seed(value % 2**63)
+    # Not torch.manual_seed: it writes down the whole stack for a GPU that nobody has used yet, in every step.
+    torch.default_generator.manual_seed(value % 2**63)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(value % 2**63)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ CHUNK_BYTES = 64 * 2**20
 STRIP_BYTES = 8 * 2**20
 """Rows of a chunk that are float32 at once on a CPU: softmax and gradient pass over them eight times, in the cache.
 Elsewhere they are all of the chunk: every pass over a strip is a kernel to start."""
+TINY = 1e-30
+"""Below this probability a loss is computed from the logits again: nearer to nothing, bfloat16 has no number for it."""
 
 ROUND_ROWS = 32
 """Rows are filled up to a multiple of it with rows of weight zero on a CPU: oneDNN compiles, and keeps, three matrix
@@ -38,7 +40,7 @@ def linear_cross_entropy(
     Rows go through in chunks. The gradient is made in the forward pass, in the place of a chunk's logits, so that
     nothing of size N × V is kept for backward; the head's gradient is summed in float32, and is not made at all when
     the head is frozen. The matrix products run in the dtype of `hidden_ND`; softmax and sums are float32, a strip of a
-    chunk at a time.
+    chunk at a time. Plain bfloat16 logits on a CPU become their gradient where they lie (`_low_into_gradient`).
 
     Args:
         hidden_ND: final hidden states of the supervised rows only.
@@ -98,13 +100,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # Every buffer is made once: a large block that is freed and made anew costs more than the arithmetic on it.
         chunk_RV = torch.empty(rows, vocabulary, dtype=weight.dtype, device=weight.device)
         lowered = weight.dtype != torch.float32
-        strip_SV = torch.empty(strip, vocabulary, dtype=torch.float32, device=weight.device) if lowered else None
+        plain = bias_V is None and scale == 1.0 and softcap is None
+        in_place = plain and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+        widened = lowered and not in_place
+        strip_SV = torch.empty(strip, vocabulary, dtype=torch.float32, device=weight.device) if widened else None
         product_VD = torch.empty_like(weight) if lowered and needs_weight else None
         for start in range(0, length, rows):
             hidden = hidden_ND[start : start + rows]
             logits_RV = chunk_RV[: len(hidden)]
             torch.mm(hidden, weight.T, out=logits_RV)
-            for first in range(0, len(hidden), strip):
+            if in_place:
+                part = slice(start, start + len(hidden))
+                total += _low_into_gradient(logits_RV, hidden, weight, targets_N[part], weights_N[part])
+            for first in range(0, 0 if in_place else len(hidden), strip):
                 part = slice(start + first, start + min(first + strip, len(hidden)))
                 narrow = logits_RV[first : first + strip]
                 wide = narrow if strip_SV is None else strip_SV[: len(narrow)].copy_(narrow)
@@ -139,6 +147,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if grad_bias is None else grad_bias.mul_(grad_total),
             *(None,) * 5,
         )
+
+
+def _low_into_gradient(
+    logits_RV: Tensor, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, weights_R: Tensor
+) -> Tensor:
+    """Put the gradient of the weighted loss in the place of bfloat16 products W h; return the loss.
+
+    The softmax kernel computes a row in float32 and rounds it once, as the gradient would be rounded anyway: no float32
+    copy is made, and of eight passes three are left. Only p − 1 at the target must not come from a rounded p, or
+    nothing would be left of it where p is near 1: it is minus the sum of the row's other entries, and so is the loss.
+    """
+    places_R = torch.arange(len(logits_RV))
+    torch.softmax(logits_RV, 1, out=logits_RV)
+    chosen_R = logits_RV[places_R, targets_R].float()
+    logits_RV[places_R, targets_R] = 0.0
+    others_R = torch.mv(logits_RV, logits_RV.new_ones(logits_RV.shape[1]))
+    logits_RV[places_R, targets_R] = -others_R
+    loss_R = torch.where(chosen_R > 0.5, -torch.log1p(-others_R.float()), -chosen_R.log())
+    for row in torch.nonzero(chosen_R < TINY)[:, 0].tolist():
+        loss_R[row] = F.cross_entropy(torch.mv(weight_VD, hidden_RD[row]).float(), targets_R[row])
+    weights_R = weights_R.float()
+    if not bool((weights_R == 1).all()):
+        logits_RV *= weights_R[:, None].to(logits_RV.dtype)
+    return (weights_R * loss_R).sum()
 
 
 def _into_gradient(

@@ -12,9 +12,10 @@ from metier.actions import models
 from metier.actions.question import Question
 from metier.core.errors import ConfigError, DataError
 from metier.core.recipe import Prompt, Recipe
-from metier.core.types import Labelled, Message
+from metier.core.types import Conversation, Labelled, Message, Text, identify
 from metier.data.prompt import apply, check, check_method, check_version
 from metier.data.template import Encoder
+from metier.evaluation.predict import predict_generate
 from tiny import tokenizer
 
 NOTE = Prompt(system="Be brief.", user="{dialogue}\n\nNote, section {section}:")
@@ -224,3 +225,31 @@ def test_a_prompt_beside_a_version_whose_rows_have_theirs_is_refused() -> None:
 
 def test_raw_text_has_no_question() -> None:
     assert Question.of(trained(["text"], Prompt())).messages("once upon") == (Message("user", "once upon"),)
+
+
+def test_what_is_too_long_is_cut_as_evaluation_cuts_it_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = trained(["conversation"], Prompt(user="{text}?"))
+    long = "the cat sat on the mat " * 40
+    short, cut = predicted(monkeypatch, given, "the cat", long)
+    row = identify(Conversation(messages=(Message("user", f"{long}?"), Message("assistant", "yes"))))
+    measured = predict_generate(given.policy, [row], max_new_tokens=12)[0]
+    assert short["cut_tokens"] == 0 and cut["cut_tokens"] == measured.cut_tokens > 100
+    assert cut["output"].strip() == measured.output
+    session = models.ChatSession(given, max_new_tokens=12)
+    assert session.reply(long) == cut["output"] and session.cut_tokens == cut["cut_tokens"]
+    session.reply("the cat")
+    assert session.cut_tokens == 0
+
+
+def test_a_run_of_texts_goes_on_with_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = trained(["text"], Prompt())
+    whole = given.encoder.text(Text(text="the cat sat on the mat"))[0].token_ids.tolist()
+    begun = given.encoder.beginning("the cat sat on the mat")
+    assert whole[: len(begun)] == begun and len(whole) - len(begun) <= 1, "no template, and no end"
+    answer = predicted(monkeypatch, given, "the cat sat on the mat")[0]
+    expected = given.policy.generate([begun], max_new_tokens=12)[0]
+    assert answer["output"] == given.encoder.reply_text(expected.token_ids)
+    given.encoder.dialect = None
+    with pytest.raises(ConfigError, match="goes on with texts") as caught:
+        models.chat(Any, "7")
+    assert caught.value.code == "E263"

@@ -23,6 +23,7 @@ data:
   # about the steps
   steps: [clean]
 method: {kind: classify}
+objective: {task: classify}
 """
 
 
@@ -157,7 +158,8 @@ def test_a_run_knows_the_lines_of_the_users_file_through_resumes(project: Projec
 
 
 def test_a_run_without_a_file_is_told_with_its_own(project: Project) -> None:
-    made = Recipe.build({"name": "a", "data": {"sources": [{"path": "a.csv"}]}, "method": {"kind": "classify"}})
+    values = {"name": "a", "data": {"sources": [{"path": "a.csv"}]}, "objective": {"task": "classify"}}
+    made = Recipe.build({**values, "method": {"kind": "classify"}})
     run = train.create(made, project)
     for _ in range(2):
         place = kept(run.dir).place("data.sources.0.path")
@@ -179,3 +181,16 @@ def test_a_fork_names_the_users_file(project: Project) -> None:
     train.create(Recipe.read(path), project, path.read_text())
     forked = train.resume(project, "1", ["training.seed=9"], fork=True)
     assert kept(forked.dir).place("data.sources.0.map") == "r.yaml:6"
+
+
+def test_labelled_rows_under_a_task_that_writes_make_a_recipe_that_can_be_trained(project: Project) -> None:
+    first = first_recipe(project, project.root / "a.csv", name="x", task="extract")
+    read = Recipe.read(first.path)
+    assert (read.objective.task, read.method.kind) == ("extract", "sft")
+    train.check_kinds(read)
+
+
+def test_a_misspelt_task_leaves_no_recipe_behind(project: Project) -> None:
+    with pytest.raises(ConfigError, match="E202"):
+        first_recipe(project, project.root / "a.csv", name="x", task="sumarize")
+    assert first_recipe(project, project.root / "a.csv", name="x", task="summarize").path.is_file()

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from metier.actions import train
-from metier.core.errors import ConfigError
+from metier.core.errors import ConfigError, DataError
 from metier.core.project import Project
 from metier.core.recipe import Recipe
 
 
-def recipe(method: Any, task: str, metrics: Any = "auto", **targets: str) -> Recipe:
-    values = {"name": "x", "method": method, "objective": {"task": task, "targets": targets}}
+def recipe(method: Any, task: str, metrics: Any = "auto", adapter: str = "lora", **targets: str) -> Recipe:
+    values = {"name": "x", "method": method, "adapter": adapter, "objective": {"task": task, "targets": targets}}
     return Recipe.build({**values, "evaluation": {"metrics": metrics}})
 
 
@@ -70,7 +70,7 @@ def test_what_may_have_a_figure_passes(method: str, task: str, names: list[str])
     ],
 )
 def test_the_rows_say_which_figures_there_are(method: str, kind: str, problem_type: Any, good: str, bad: str) -> None:
-    dataset: Any = SimpleNamespace(manifest={"kinds": {kind: 9}, "problem_type": problem_type})
+    dataset: Any = SimpleNamespace(manifest={"kinds": {kind: 9}, "problem_type": problem_type}, count=lambda _: 3)
     train.check_figures(recipe(method, "classify", metrics=[good]), dataset)
     train.check_figures(recipe(method, "classify"), dataset)
     made = recipe(method, "classify", metrics=[bad])
@@ -82,7 +82,8 @@ def test_the_rows_say_which_figures_there_are(method: str, kind: str, problem_ty
 def test_a_place_is_the_line_of_the_metric_or_the_target() -> None:
     text = "name: x\nmethod: classify\nobjective:\n  task: classify\n  targets:\n    bleu: '> 1'\n"
     assert train_place(text) == "r.yaml:6"
-    assert train_place("name: x\nmethod: classify\nevaluation:\n  metrics:\n  - accuracy\n  - bleu\n") == "r.yaml:6"
+    metrics = "evaluation:\n  metrics:\n  - accuracy\n  - bleu\n"
+    assert train_place(text[: text.index("  targets")] + metrics) == "r.yaml:8"
 
 
 def train_place(text: str) -> str:
@@ -99,3 +100,32 @@ def test_a_revision_of_what_has_none_is_refused(tmp_path: Path) -> None:
         assert caught.value.place == "r.yaml:4"
     hub = Recipe.build({"name": "x", "model": {"name_or_path": "org/name", "revision": "main"}})
     train.check_recipe(hub, project)
+
+
+def test_rows_of_which_none_are_held_out_are_refused_before_hours_of_training() -> None:
+    counts = {"train": 9, "validation": 0, "test": 0}
+    dataset: Any = SimpleNamespace(manifest={"kinds": {"labelled": 9}, "problem_type": "single_label"})
+    dataset.count = counts.__getitem__
+    with pytest.raises(DataError) as caught:
+        train.check_figures(recipe("classify", "classify"), dataset)
+    assert caught.value.code == "E326" and "train 9" in caught.value.received
+    counts["validation"] = 1
+    train.check_figures(recipe("classify", "classify"), dataset)
+
+
+@pytest.mark.parametrize("method", ["sft", "cpt"])
+def test_a_frozen_base_without_a_head_has_nothing_to_train(method: str) -> None:
+    frozen = recipe(method, "chat", adapter="none")
+    with pytest.raises(ConfigError) as caught:
+        train.check_kinds(frozen)
+    assert caught.value.code == "E219" and "none" not in caught.value.expected.split("; ")
+    train.check_kinds(recipe("classify", "classify", adapter="none"))
+
+
+def test_labels_under_a_task_that_writes_them_out_are_refused_with_both_ways_on() -> None:
+    rows = {"data": {"sources": [{"path": "rows.csv"}]}}
+    written = Recipe.build({**recipe("classify", "extract").to_data(), **rows})
+    with pytest.raises(ConfigError) as caught:
+        train.check_kinds(written)
+    assert caught.value.code == "E218" and "objective.task=classify" in caught.value.fix
+    train.check_kinds(Recipe.build({**recipe("sft", "extract").to_data(), **rows}))

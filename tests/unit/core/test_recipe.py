@@ -226,3 +226,10 @@ def test_an_overridden_section_has_no_lines_any_more() -> None:
     recipe = Recipe.parse(TEXT, file="r.yaml", overrides=["data.sources=[{path: b.csv}]"])
     assert recipe.place("data.sources.0.path") == "r.yaml"
     assert recipe.place("data.steps") == "r.yaml:10"
+
+
+def test_an_unknown_key_is_named_whatever_stands_in_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Recipe.parse("name: a\ntraining:\n  learning-rate: 0.1\n")
+    assert caught.value.what == "Unknown key `training.learning-rate`"
+    assert "learning_rate" in caught.value.fix and caught.value.place.endswith(":3")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from metier.core.errors import ConfigError
 from metier.core.types import Conversation, Labelled, Message, Text, identify
 from metier.data.template import Encoder
 from metier.evaluation.predict import (
@@ -206,3 +207,19 @@ def test_predictions_survive_the_disk(tmp_path: Path) -> None:
     write_predictions(tmp_path / "test-run.jsonl", rows)
     assert read_predictions(tmp_path / "test-run.jsonl") == rows
     assert (tmp_path / "test-run.jsonl").read_bytes().count(b"\n") == 4
+
+
+def test_prompts_that_lose_their_start_are_counted_for_labels_as_for_replies() -> None:
+    asked = policy(max_length=96)
+    short, long = labelled(1)[0], Labelled(text="the cat sat on the mat " * 30, target="card")
+    for found in (
+        predict_label_likelihood(asked, [short, long], labels=LABELS),
+        predict_generate(asked, [short, long], max_new_tokens=2),
+    ):
+        assert found[0].cut_tokens == 0 and found[1].cut_tokens > 100
+
+
+def test_labels_that_leave_no_room_for_a_text_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        predict_label_likelihood(policy(max_length=16), labelled(2), labels=["card", "pain " * 40])
+    assert caught.value.code == "E278"

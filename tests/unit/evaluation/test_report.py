@@ -202,15 +202,15 @@ def test_what_was_not_measured_is_said(make_report: Make) -> None:
 
 def test_rows_that_were_cut_or_left_out_are_said_where_the_data_stand(make_report: Make) -> None:
     report = make_report("classification")
-    said = "Cut at training.max_length: 1,212 train rows and 1 validation row. The notes"
+    said = "Cut at what the model reads at once: 1,212 train rows and 1 validation row. The notes"
     dropped = report.data.model_copy(update={"cut_rows": {}, "dropped_rows": {"train": 3}})
-    left = "within it: 3 train rows. The notes"
+    left = "within that: 3 train rows. The notes"
     markdown = lambda r: rendering.report_markdown(r).replace("\\", "")  # noqa: E731
     for text in (markdown, lambda r: "".join(Page(rendering.render(r)).text)):
         assert said in text(report) and "Left out" not in text(report)
         other = text(report.model_copy(update={"data": dropped}))
         assert left in other and "Cut at" not in other
-        assert "within it" not in text(make_report("pretraining"))
+        assert "within that" not in text(make_report("pretraining"))
 
 
 def test_targets_are_shown_in_the_unit_of_their_figure(make_report: Make) -> None:

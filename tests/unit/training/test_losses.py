@@ -86,6 +86,36 @@ def test_a_chunk_is_worth_a_pass_over_a_trained_heads_gradient(monkeypatch: pyte
     assert losses._chunk_rows(hidden[:40], weight) == 64, "no more than there are, filled up"
 
 
+@pytest.mark.parametrize("boost", [0.0, 4.0, 12.0, -120.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_softmax_in_the_place_of_its_logits_is_as_exact_as_one_rounding(boost: float, weighted: bool) -> None:
+    torch.manual_seed(0)
+    rows, vocabulary = 90, 501
+    targets, weights = torch.randint(0, vocabulary, (rows,)), torch.rand(rows) if weighted else torch.ones(rows)
+    weight = torch.eye(vocabulary, dtype=torch.bfloat16)  # the hidden states are the logits
+    low = torch.randn(rows, vocabulary)
+    low[torch.arange(rows), targets] += boost * torch.rand(rows).sqrt()
+    low = low.bfloat16().requires_grad_()
+    exact = low.detach().float().requires_grad_()
+    wanted_R = F.cross_entropy(exact, targets, reduction="none")
+    (wanted,) = torch.autograd.grad((wanted_R * weights).sum(), exact)
+    loss = linear_cross_entropy(low, weight, targets, weights, chunk_rows=32)
+    (got,) = torch.autograd.grad(loss, low)
+    assert float(loss.detach()) == pytest.approx(float((wanted_R * weights).sum().detach()), rel=2e-3)
+    gap = (got.float() - wanted).abs()
+    places = (torch.arange(rows), targets)
+    assert (gap[places] <= 0.012 * wanted[places].abs()).all(), "also where the target's probability is near 1"
+    assert float(gap.norm() / wanted.norm()) < 4e-3
+
+
+def test_losses_of_hopeless_targets_are_told_exactly() -> None:
+    low = torch.zeros(3, 7, dtype=torch.bfloat16)
+    low[:, 0] = 160.0  # exp(-160) has no float32
+    head = torch.eye(7, dtype=torch.bfloat16)
+    loss = linear_cross_entropy(low.requires_grad_(), head, torch.ones(3).long(), torch.ones(3))
+    assert float(loss.detach()) == pytest.approx(480.0)
+
+
 def test_no_supervised_row_is_a_zero_with_a_gradient_path() -> None:
     hidden = torch.randn(0, 8, requires_grad=True)
     loss = linear_cross_entropy(hidden, torch.randn(5, 8), torch.zeros(0, dtype=torch.long), torch.zeros(0))
