@@ -58,9 +58,7 @@ def run(work: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     if settings["cache"]:
         policy.trunk = Trunk.of(policy)
-        cache = TrunkCache.cached(
-            out / "trunk", "benchmark", policy, policy.trunk, feed, budget_tokens=tokens, packing=True
-        )
+        cache = TrunkCache.cached(out / "trunk", "benchmark", policy, policy.trunk, feed, budget_tokens=tokens)
         feed = replace(feed, trunk=cache)
     cached = time.perf_counter() - began
     state = loop.start(policy, plan)

@@ -73,10 +73,8 @@ def run(work: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     if settings.get("cache"):
         policy.trunk = Trunk.of(policy)
-        budget, packing = settings["micro_batch_tokens"], settings["packing"]
-        cache = TrunkCache.cached(
-            out / "trunk", "benchmark", policy, policy.trunk, feed, budget_tokens=budget, packing=packing
-        )
+        budget = settings["micro_batch_tokens"]
+        cache = TrunkCache.cached(out / "trunk", "benchmark", policy, policy.trunk, feed, budget_tokens=budget)
         feed = replace(feed, trunk=cache)
     if settings.get("compile"):
         policy.compiled = CompiledBlocks(policy)

@@ -88,7 +88,6 @@ def keep(parts: Parts, progress: Progress) -> int:
             choice.trunk,
             feed,
             budget_tokens=parts.plan.micro_batch_tokens,
-            packing=parts.plan.training.packing,
             progress=functools.partial(progress, f"frozen part over {split}"),
         )
         setattr(parts, split, replace(feed, trunk=cache))

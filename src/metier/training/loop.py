@@ -111,9 +111,11 @@ def train(
     rate = schedule(plan.training.lr_scheduler_type, steps=plan.steps, warmup_steps=plan.warmup_steps)
     trained = policy.trained()
     options = plan.training
+    policy.train()
     while state.step < plan.steps:
         began = time.perf_counter()
-        policy.train()
+        if not policy.base.model.training:  # a validation came between; to walk through all modules costs a short step
+            policy.train()
         positions = step_examples(state.step, n=len(lengths), batch_size=options.batch_size, seed=options.seed)
         batches, terms = _gradients(policy, method, positions, lengths[positions], collate, plan, state)
         loss = sum(terms.values())

@@ -80,7 +80,6 @@ class TrunkCache:
         feed: Feed,
         *,
         budget_tokens: int,
-        packing: bool,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> TrunkCache:
         """Open the cache of a feed, or make it where there is none that fits and is whole.
@@ -93,9 +92,7 @@ class TrunkCache:
         """
         found = _manifest(folder, key)
         if found is None:
-            found = _build(
-                folder, key, policy, trunk, feed, budget_tokens=budget_tokens, packing=packing, progress=progress
-            )
+            found = _build(folder, key, policy, trunk, feed, budget_tokens=budget_tokens, progress=progress)
         return cls(folder, found, feed.lengths)
 
 
@@ -133,14 +130,13 @@ def _build(
     feed: Feed,
     *,
     budget_tokens: int,
-    packing: bool,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     with disk_errors(folder):
         temporary.mkdir(parents=True)
         try:
-            about = _write(temporary, policy, trunk, feed, budget_tokens, packing, progress)
+            about = _write(temporary, policy, trunk, feed, budget_tokens, progress)
             manifest = {"kind": "trunk", "key": key, **about, "digest": digest_file(temporary / STATES)}
             write_json(temporary / "manifest.json", manifest)
             shutil.rmtree(folder, ignore_errors=True)
@@ -157,7 +153,6 @@ def _write(
     trunk: Trunk,
     feed: Feed,
     budget_tokens: int,
-    packing: bool,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     offsets = np.concatenate([[0], np.cumsum(feed.lengths)])
@@ -165,7 +160,8 @@ def _write(
     states: Any = None
     done = 0
     with policy.computing():
-        for rows in micro_batches(feed.lengths, budget_tokens=budget_tokens, packing=packing):
+        # Not packed: in a whole feed rows of one length fill a pass, and attention has nothing to take apart.
+        for rows in micro_batches(feed.lengths, budget_tokens=budget_tokens, packing=False):
             made = to_numpy(trunk.states(policy, feed.collate(everything, rows)))
             if states is None:
                 shape = (len(feed) if trunk.pooled else int(offsets[-1]), made.shape[-1])

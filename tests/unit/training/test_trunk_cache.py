@@ -21,13 +21,13 @@ CASES = {
 }
 
 
-def cached(folder: Path, kind: str, adapter: str, options: dict[str, Any], *, packing: bool, key: str = "k") -> Any:
+def cached(folder: Path, kind: str, adapter: str, options: dict[str, Any], *, key: str = "k") -> Any:
     method, feed, policy = parts(kind, adapter, options)
     trunk = Trunk.of(policy)
     assert trunk is not None
     seen: list[int] = []
     cache = TrunkCache.cached(
-        folder / "trunk", key, policy, trunk, feed, budget_tokens=256, packing=packing,
+        folder / "trunk", key, policy, trunk, feed, budget_tokens=256,
         progress=lambda done, total: seen.append(done),
     )  # fmt: skip
     policy.trunk = trunk
@@ -37,7 +37,7 @@ def cached(folder: Path, kind: str, adapter: str, options: dict[str, Any], *, pa
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("case", CASES)
 def test_the_curve_is_the_same_with_and_without(tmp_path: Path, case: str, packing: bool) -> None:
-    method, plain, kept, policy, seen = cached(tmp_path, *CASES[case], packing=packing)
+    method, plain, kept, policy, seen = cached(tmp_path, *CASES[case])
     assert seen[-1] == len(plain)
     assert all(batch.trunk is not None for batch in kept.batches(budget_tokens=256, packing=packing))
     with_cache, _ = run(method, kept, policy, steps=8, packing=packing, tokens=256)
@@ -52,16 +52,16 @@ def test_the_curve_is_the_same_with_and_without(tmp_path: Path, case: str, packi
 
 def test_what_is_there_is_read_and_what_was_altered_is_made_again(tmp_path: Path) -> None:
     case = CASES["top block"]
-    *_, first = cached(tmp_path, *case, packing=True)
-    *_, second = cached(tmp_path, *case, packing=True)
+    *_, first = cached(tmp_path, *case)
+    *_, second = cached(tmp_path, *case)
     assert first and not second, "opened, not made"
-    *_, third = cached(tmp_path, *case, packing=True, key="another base")
+    *_, third = cached(tmp_path, *case, key="another base")
     assert third
     path = tmp_path / "trunk" / STATES
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
-    *_, fourth = cached(tmp_path, *case, packing=True, key="another base")
+    *_, fourth = cached(tmp_path, *case, key="another base")
     assert fourth
 
 
@@ -71,13 +71,13 @@ def test_a_build_that_is_cut_short_leaves_nothing(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(Trunk, "states", cut)
     with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path, *CASES["head alone"], packing=True)
+        cached(tmp_path, *CASES["head alone"])
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_its_size_is_known_before(tmp_path: Path, case: str) -> None:
-    _, plain, kept, policy, _ = cached(tmp_path, *CASES[case], packing=True)
+    _, plain, kept, policy, _ = cached(tmp_path, *CASES[case])
     found = num_bytes(policy.trunk, plain, width=policy.width, dtype=policy.dtype)
     assert kept.trunk.num_bytes == (tmp_path / "trunk" / STATES).stat().st_size == found
 
