@@ -8,7 +8,7 @@ learn from the future. The rules:
   wherever it went it might tell what comes later.
 - Rows of one time are never parted. A split begins with the time at which its share is met most closely.
 - A group of rows that are alike goes by its latest row. So train holds nothing as late as the others begin; older rows
-  of a group come along to the later split and are counted.
+  of a group come along to the later split and are counted. A group that holds a row of a given train split is train's.
 - Where an earlier version has drawn the boundaries, they stay: new rows fall to either side by their time, and one that
   is tied to a row of an earlier split but is later than that split ends is refused (`bridges-splits`).
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -107,6 +107,7 @@ def assign(
     shares: Mapping[Split, float],
     keys: Sequence[str | None] = (),
     previous: Previous | None = None,
+    trained: Collection[int] = (),
     place: str = "",
 ) -> tuple[list[Split | None], dict[Split, Time]]:
     """Return a split per example, None for a new row that must go to quarantine, and where the splits begin.
@@ -118,6 +119,8 @@ def assign(
         shares: the share of the rows for `validation` and `test`.
         keys: N group keys, to find the rows of an earlier version by; empty for none.
         previous: an earlier version's assignment. It counts where it has the same splits begin at times of this kind.
+        trained: numbers of the groups that hold a row of a given train split: they go there, however late they are, and
+            have no say in where the splits begin.
         place: of the recipe, for the error.
 
     Raises:
@@ -135,10 +138,14 @@ def assign(
     begins = (
         {split: drawn[split] for split in wanted}
         if previous
-        else boundaries_of([latest[group] for group in groups.tolist()], shares, place=place)
+        else boundaries_of([latest[g] for g in groups.tolist() if g not in trained], shares, place=place)
     )
     made: list[Split | None] = [None] * len(examples)
     for group, rows in members.items():
+        if group in trained:
+            for row in rows:
+                made[row] = "train"
+            continue
         sides = previous.sides([(examples[row], keys[row]) for row in rows]) if previous else set()
         for row in rows:
             there = previous.by_id.get(examples[row].id) if previous else None

@@ -3,7 +3,8 @@
 The same sources, options and code give the same version: it is found, not made again. How the splits come about:
 
 - `split: train|validation|test` gives a split: its rows are never moved or dropped, its leaks are counted.
-- `split: auto` rows are divided: into train and into those of validation and test that no source gives.
+- `split: auto` rows are divided: into train and into those of validation and test that no source gives. One that is
+  alike to a row of a given train split, or has its group key, goes to train, too.
 - Where a train split is given, nothing is `auto` and no source gives a validation split, validation is held out of
   train (`data.split.validation`; 0 keeps train whole): a checkpoint is chosen on it, and never on test.
 """
@@ -295,7 +296,10 @@ def divide(
     likeness = liken(texts, options.near_duplicates)
     keys = group_keys(examples, options.group_by)
     size = len(pool)
-    groups = likeness.of(range(size)).groups(keys[:size])
+    # Rows of a given train split stand right behind those that are divided: what is alike to one is no held-out row.
+    reach = size + (len(pools.get("train", ())) if divided == "auto" else 0)
+    all_groups = likeness.of(range(reach)).groups(keys[:reach])
+    groups, trained = all_groups[:size], frozenset(all_groups[size:].tolist())
     boundaries: dict[Split, chronology.Time] = {}
     assigned: list[Split | None]
     if by_time:
@@ -306,6 +310,7 @@ def divide(
             shares=shares,
             keys=keys[:size],
             previous=previous,
+            trained=trained,
             place=recipe.place("data.split.time_by"),
         )
     else:
@@ -317,6 +322,7 @@ def divide(
             stratify=options.stratify,
             keys=keys[:size],
             previous=previous,
+            trained=trained,
         )
     kept: dict[Split, list[int]] = {split: [] for split in SPLITS}
     for row in range(len(examples)):

@@ -73,6 +73,7 @@ def assign(
     stratify: bool = True,
     keys: Sequence[str | None] = (),
     previous: Previous | None = None,
+    trained: Collection[int] = (),
 ) -> list[Split | None]:
     """Return a split per example; None for a new row that bridges two splits and must go to quarantine.
 
@@ -84,6 +85,7 @@ def assign(
         stratify: keep the shares of single labels equal in each split.
         keys: N group keys, to find the rows of an earlier version by; empty for none.
         previous: an earlier version's assignment.
+        trained: numbers of the groups that hold a row of a given train split: they go there, wherever they were.
     """
     made: list[Split | None] = [None] * len(examples)
     keys = keys or [None] * len(examples)
@@ -91,13 +93,15 @@ def assign(
     for row, group in enumerate(groups.tolist()):
         members[group].append(row)
     found: list[_Group] = []
-    for rows in members.values():
-        sides = previous.sides([(examples[row], keys[row]) for row in rows]) if previous else set()
-        if previous and len(sides) > 1:
+    for number, rows in members.items():
+        known = previous if number not in trained else None
+        sides = known.sides([(examples[row], keys[row]) for row in rows]) if known else set()
+        if known and len(sides) > 1:
             for row in rows:  # the rows of the earlier version stay, the new ones (None) are refused
-                made[row] = previous.by_id.get(examples[row].id)
+                made[row] = known.by_id.get(examples[row].id)
             continue
         group = _make_group(examples, rows, seed, stratify)
+        sides = {"train"} if number in trained else sides
         group.split, group.fixed = (next(iter(sides)), True) if sides else (None, False)
         found.append(group)
     _fill(found, shares)
@@ -142,11 +146,11 @@ def proof(
     test, validation, train = (side == name for name in ("test", "validation", "train"))
     exact, near = likeness.twins(test, train | validation)
     validation_exact, validation_near = likeness.twins(validation, train)
-    made_rows = np.isin(side, [*made, "train"]) if made else np.zeros(len(side), dtype=bool)
+    # Without the rows of a given held-out split: they tie no others together, since nothing is moved for them.
+    made_rows = np.flatnonzero(np.isin(side, [*made, "train"])).tolist() if made else []
     sides_of: dict[int, set[str]] = defaultdict(set)
-    for row, group in enumerate(likeness.groups(keys).tolist()):
-        if made_rows[row]:
-            sides_of[group].add(splits[row])
+    for row, group in zip(made_rows, likeness.of(made_rows).groups([keys[r] for r in made_rows]).tolist(), strict=True):
+        sides_of[group].add(splits[row])
     elsewhere = {key for key, name in zip(keys, splits, strict=True) if key is not None and name != "test"}
     in_test = {key for key, name in zip(keys, splits, strict=True) if key is not None and name == "test"}
     return {

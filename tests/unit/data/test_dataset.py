@@ -154,6 +154,42 @@ def test_given_splits_are_never_altered_and_their_leaks_are_counted(project: Pro
     assert whole.manifest["split"]["made"] == []
 
 
+def test_what_is_alike_to_a_row_of_given_train_is_never_held_out(project: Project) -> None:
+    given = labelled(40)
+    auto = [{**row, "day": 2000 + i} for i, row in enumerate(labelled(120, start=500))]
+    for i in range(30):  # twins, near twins and rows of the same client, late in time
+        auto[119 - i] |= [
+            {"text": given[i]["text"].upper()},
+            {"text": given[i]["text"].replace("?", " now?")},
+            {"client": given[i]["client"]},
+        ][i % 3]
+    sources = [
+        {"path": write(project, "train.jsonl", [{**row, "day": 1990} for row in given]), "split": "train"},
+        write(project, "a.jsonl", auto),
+    ]
+    for division in ({"group_by": "client"}, {"group_by": "client", "time_by": "day"}):
+        made = build(recipe(*sources, split=division), project)
+        proof = made.manifest["split_proof"]
+        assert made.count("validation") >= 8 and made.count("test") >= 8
+        assert proof["groups_on_both_sides"] == proof["keys_on_both_sides"] == 0
+        assert proof["leaks"] == proof["validation_leaks"] == {"exact": 0, "near": 0}
+        trained = {e.place for e in made.examples("train")}
+        assert {f"a.jsonl:{120 - i}" for i in range(30)} | {f"train.jsonl:{i}" for i in range(1, 41)} <= trained
+        assert not made.manifest["quarantine"]["rows"]
+
+
+def test_a_row_of_an_earlier_test_split_goes_to_train_when_its_twin_is_given_there(project: Project) -> None:
+    path = write(project, "a.jsonl", labelled(100))
+    before = build(recipe(path), project)
+    twin = before.examples("test")[0]
+    assert isinstance(twin, Labelled)
+    given = {"path": write(project, "t.jsonl", [{"text": twin.text, "label": twin.target}]), "split": "train"}
+    after = build(recipe(path, given), project)
+    assert twin.place in {e.place for e in after.examples("train")}
+    assert {e.id for e in before.examples("test")[1:]} <= {e.id for e in after.examples("test")}
+    assert after.manifest["split_proof"]["leaks"] == {"exact": 0, "near": 0}
+
+
 def test_auto_rows_fill_only_the_splits_nobody_gives(project: Project) -> None:
     auto, test = write(project, "a.jsonl", labelled(100)), write(project, "t.jsonl", labelled(20, start=300))
     made = build(recipe(auto, {"path": test, "split": "test"}), project)

@@ -10,7 +10,7 @@ import pytest
 
 from metier.core.types import Labelled, Split, identify
 from metier.data.labels import labels_of
-from metier.data.similar import liken
+from metier.data.similar import Likeness, liken
 from metier.data.split import Previous, assign, group_keys, proof
 
 SHARES: dict[Split, float] = {"validation": 0.1, "test": 0.1}
@@ -114,6 +114,15 @@ def test_the_proof_counts_what_is_there() -> None:
     assert found["groups_on_both_sides"] == 0  # the splits were given
     made = proof(examples, splits, liken(texts, 0.85), [None] * 5, made=["test"])
     assert made["groups_on_both_sides"] == 1
+
+
+def test_a_given_row_ties_no_made_rows_together() -> None:
+    texts = ["a b c d", "a b c e", "a b c f"]
+    examples = [identify(Labelled(text=t, target="x")) for t in texts]
+    likeness = Likeness(np.arange(3), np.array([[0, 1], [1, 2]]))  # the first and the last by the one between alone
+    splits: list[Split] = ["train", "test", "validation"]
+    assert proof(examples, splits, likeness, [None] * 3, made=["validation"])["groups_on_both_sides"] == 0
+    assert proof(examples, splits, likeness, [None] * 3, made=["validation", "test"])["groups_on_both_sides"] == 1
 
 
 @pytest.mark.parametrize(("target", "labels"), [("a", ("a",)), (("a", "b"), ("a", "b")), (1.5, ()), ((), ())])
