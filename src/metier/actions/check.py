@@ -17,14 +17,13 @@ from metier.core.catalog import catalog
 from metier.core.errors import DataError
 from metier.core.extras import installed
 from metier.core.project import Project, digest_json
-from metier.core.recipe import Kind, Recipe
+from metier.core.recipe import Kind, Prompt, Recipe
 from metier.core.types import SPLITS, Example, content_of
 from metier.data import inspect, review
 from metier.data.canaries import without
 from metier.data.coverage import stated, with_step
 from metier.data.dataset import build, inputs, quarantine_file
 from metier.data.figures import measure
-from metier.data.prompt import literals
 from metier.data.quarantine import listing, raw_rows
 from metier.data.steps import Around, Sign, StepResult, packages_of, run_step, texts_in
 from metier.data.versions import Dataset
@@ -129,9 +128,11 @@ def _raw(texts: Sequence[str], places: Sequence[str]) -> dict[str, str]:
 
 
 def _leaks(manifest: dict[str, Any], recipe: Recipe) -> list[Finding]:
+    """Return a card for each sort of leak that the proof counts; that all is well where it counts none."""
     proof = manifest["split_proof"]
+    cards = []
     if proof.get("groups_on_both_sides"):
-        return [
+        cards.append(
             Finding(
                 level="error",
                 code="E330",
@@ -139,23 +140,42 @@ def _leaks(manifest: dict[str, Any], recipe: Recipe) -> list[Finding]:
                 count=int(proof["groups_on_both_sides"]),
                 fix="metier data prepare, after deleting this dataset version",
             )
-        ]
-    leaks = {k: int(v) for k, v in proof.get("leaks", {}).items() if isinstance(v, int) and v}
-    if leaks:
-        shown = ", ".join(f"{n} {kind}" for kind, n in leaks.items())
-        return [
-            Finding(
-                level="warning",
-                code="E331",
-                what=f"rows of a given split have a twin in train or validation ({shown}); both scores will be shown",
-                count=sum(leaks.values()),
-                fix="take these out of the divided source: `decontaminate` drops training rows alone, and the twins"
-                " of split_proof.leaking_ids in the manifest are elsewhere"
-                if any(step.kind == "decontaminate" for step in recipe.data.steps)
-                else with_step(recipe.data.steps, {"kind": "decontaminate"}),
-            )
-        ]
-    return [Finding(level="ok", code="E330", what="no row on one side of a split has a twin on another")]
+        )
+    cleaned = any(step.kind == "decontaminate" for step in recipe.data.steps)
+    without_twins = (
+        "take these out of the divided source: `decontaminate` drops training rows alone, and the twins"
+        " of split_proof.leaking_ids in the manifest are elsewhere"
+        if cleaned
+        else with_step(recipe.data.steps, {"kind": "decontaminate"})
+    )
+    if shown := _twins(proof.get("leaks", {})):
+        what = f"rows of a given split have a twin in train or validation ({shown}); both scores will be shown"
+        cards.append(_leak("E331", what, sum(proof["leaks"].values()), without_twins))
+    if shown := _twins(proof.get("validation_leaks", {})):
+        what = f"validation rows have a twin in train ({shown}): a checkpoint is chosen on what it has seen"
+        fix = "take these rows out of one of the two sources" if cleaned else without_twins
+        cards.append(_leak("E342", what, sum(proof["validation_leaks"].values()), fix))
+    if shared := int(proof.get("keys_on_both_sides", 0)):
+        column = manifest["split"]["group_by"]
+        what = f"values of {column} stand in test and in train or validation: what is measured was seen"
+        fix = f"take the rows of the test source's {column} out of the others, or let Metier divide all rows: split: auto"
+        cards.append(_leak("E343", what, shared, fix))
+    if late := int(proof.get("time", {}).get("late_rows", 0)):
+        column = proof["time"]["column"]
+        what = f"rows of train or validation are as late, by {column}, as a later split begins"
+        begins = ", ".join(f"{split} {shown}" for split, shown in proof["time"]["boundaries"].items())
+        fix = f"take later rows out of the given source ({begins}), or let Metier divide all rows: split: auto"
+        cards.append(_leak("E344", what, late, fix))
+    return cards or [Finding(level="ok", code="E330", what="no row on one side of a split has a twin on another")]
+
+
+def _twins(leaks: Mapping[str, Any]) -> str:
+    """Return how many rows have a twin, by its sort; empty for none."""
+    return ", ".join(f"{count} {sort}" for sort, count in leaks.items() if count)
+
+
+def _leak(code: str, what: str, count: int, fix: str) -> Finding:
+    return Finding(level="warning", code=code, what=what, count=count, fix=fix)
 
 
 def _labels(manifest: dict[str, Any], recipe: Recipe) -> list[Finding]:
@@ -223,7 +243,7 @@ def _signs(recipe: Recipe, dataset: Dataset, progress: Progress | None) -> Itera
     wanted = {name: sign for name, sign in signs.items() if sign is not None and name not in listed}
     examples = without(dataset.examples("train"))
     held_out: dict[Any, list[Example]] = {split: dataset.examples(split) for split in ("validation", "test")}
-    around = Around(held_out=held_out, literals=literals(recipe.data.prompt.user))
+    around = Around.of(recipe, Prompt(**(dataset.manifest.get("prompt") or {})), held_out=held_out)
     for index, (name, sign) in enumerate(wanted.items()):
         if progress:
             progress(f"checking: {name}", index, len(wanted))

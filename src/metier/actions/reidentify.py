@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from metier.data.privacy import vault
 from metier.data.privacy.reversal import Reversal, replaced_columns
 from metier.data.rows import Row
 from metier.data.source import read_rows, source_digest
+from metier.data.steps import map_leaves
 from metier.data.versions import Dataset, version_dirs
 
 _NO_TEXT = frozenset(("kind", "id", "place", "role"))
@@ -169,7 +171,10 @@ class _Restoring:
             self.names.add(name)
             wanted = not self.columns or name in self.columns
             whole = beside and name in self.replaced
-            changed[name] = self._value(value, whole=whole) if wanted and name not in _NO_TEXT else value
+            if wanted and name == "item" and isinstance(value, dict):  # what the graders of a problem read: columns
+                changed[name] = {n: self._value(part, whole=n in self.replaced) for n, part in value.items()}
+            else:
+                changed[name] = self._value(value, whole=whole) if wanted and name not in _NO_TEXT else value
         return changed
 
     def _value(self, value: Any, *, whole: bool = False) -> Any:
@@ -179,5 +184,14 @@ class _Restoring:
             self.num_open += found.num_open
             return found.text
         if isinstance(value, dict):
+            if {"arguments", "arguments_text"} <= value.keys():
+                return self._call(value)
             return {n: part if n in _NO_TEXT else self._value(part, whole=whole) for n, part in value.items()}
         return [self._value(part, whole=whole) for part in value] if isinstance(value, list) else value
+
+    def _call(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Return a call of a tool with its arguments, and with their JSON, which says the same."""
+        arguments = map_leaves(call["arguments"], self._value)
+        same = arguments == call["arguments"]
+        text = call["arguments_text"] if same else json.dumps(arguments, ensure_ascii=False)
+        return {**call, "arguments": arguments, "arguments_text": text}

@@ -133,7 +133,7 @@ def prepare(words: Words = None, json: Json = False) -> None:
     quarantined = int(dataset.manifest["quarantine"]["rows"])
     value: dict[str, Any] = {"dataset": dataset.ref, "digest": dataset.digest, "dir": str(dataset.dir), "rows": counts}
     value |= {"quarantined": quarantined, "steps": steps}
-    text = _before_after(dataset.manifest["sources"], quarantined, steps, counts) + "\n\n"
+    text = _before_after(dataset.manifest["sources"], dataset.manifest["quarantine"], steps, counts) + "\n\n"
     text += pairs(
         {
             "dataset": dataset.ref,
@@ -278,16 +278,24 @@ def _percent(share: float) -> str:
 
 
 def _before_after(
-    sources: list[dict[str, Any]], quarantined: int, steps: list[dict[str, Any]], counts: dict[str, int]
+    sources: list[dict[str, Any]], quarantine: dict[str, Any], steps: list[dict[str, Any]], counts: dict[str, int]
 ) -> str:
-    """Return the rows before and after: what was read, each step with its counts, what was written."""
-    num_read = sum(int(source["rows"]) for source in sources) + quarantined
-    rows = [("read", f"{num_read:,}", f"{num_read - quarantined:,}", "", f"{quarantined:,} to quarantine")]
+    """Return the rows before and after: what was read, each step with its counts, the division where it refused rows,
+    and what was written."""
+    late = int(quarantine.get("in_division", 0))
+    unread = int(quarantine["rows"]) - late
+    # A version of before they were counted has what its sources say, and the rest.
+    num_read = int(quarantine.get("num_rows", sum(int(source["rows"]) for source in sources) + unread))
+    rows = [("read", f"{num_read:,}", f"{num_read - unread:,}", "", f"{unread:,} to quarantine")]
     for step in steps:
         change = int(step.get("characters_out", 0)) - int(step.get("characters_in", 0))
         shown = f"{change:+,}" if change else ""
         name = step["name"] + (" (train)" if step.get("after_split") else "")
         rows.append((name, f"{step['rows_in']:,}", f"{step['rows_out']:,}", shown, step["note"]))
+    if late:
+        before = [int(step["rows_out"]) for step in steps if not step.get("after_split")]
+        left = before[-1] if before else num_read - unread
+        rows.insert(1 + len(before), ("divided", f"{left:,}", f"{left - late:,}", "", f"{late:,} to quarantine"))
     divided = ", ".join(f"{split} {n:,}" for split, n in counts.items())
     rows.append(("written", "", f"{sum(counts.values()):,}", "", divided))
     return table(("step", "before", "after", "characters", ""), rows)

@@ -55,13 +55,15 @@ def times_of(examples: Sequence[Example], column: str) -> Times:
     numbers, times = [_number(value) for value in found], [_time(value) for value in found]
     many_numbers = sum(n is not None for n in numbers) >= sum(t is not None for t in times)
     values: list[Time | None] = list(numbers if many_numbers else times)
-    refused = {
-        i: ("no-time", f"the column `{column}` is empty, and the rows are divided by it")
-        if found[i] in (None, "")
-        else ("unreadable-time", f"`{column}` is no {'number' if many_numbers else 'date or time of ISO 8601'}")
-        for i, value in enumerate(values)
-        if value is None
-    }
+    refused = {}
+    for i in (i for i, value in enumerate(values) if value is None):
+        if found[i] in (None, ""):
+            refused[i] = ("no-time", f"the column `{column}` is empty, and the rows are divided by it")
+        elif numbers[i] is None and times[i] is None:
+            refused[i] = ("unreadable-time", f"`{column}` is neither a number nor a date or time of ISO 8601")
+        else:
+            kinds = ("date or time", "number") if many_numbers else ("number", "date or time")
+            refused[i] = ("unreadable-time", f"`{column}` is a {kinds[0]} here, and a {kinds[1]} in most rows")
     return Times("number" if many_numbers else "time", values, refused)
 
 

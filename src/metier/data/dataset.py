@@ -38,7 +38,7 @@ from metier.data.reading import (
     problem_type_option,
     source_path,
 )
-from metier.data.rows import shown_column
+from metier.data.rows import BadRow, shown_column
 from metier.data.similar import comparable, liken
 from metier.data.source import source_digest
 from metier.data.split import Previous, assign, group_keys, proof
@@ -91,6 +91,7 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
     with _vault(recipe, project):
         pools, steps = prepare(recipe, collected, progress)
     previous = _previous(recipe, project)
+    num_unread = len(collected.quarantine.rows)
     if progress:
         progress("looking for duplicates", 0, None)
     splits, split_facts, later = divide(recipe, project, pools, previous, collected.quarantine, progress)
@@ -100,9 +101,11 @@ def build(recipe: Recipe, project: Project, *, progress: Progress | None = None)
     _keep_reviews(steps, review.folder(project, recipe.name), inputs_digest, project)
     facts = {
         "task": recipe.objective.task,
-        "sources": [source.facts for source in collected.sources],
+        "sources": _source_facts(collected, collected.quarantine.rows[num_unread:]),
         "quarantine": {
+            "num_rows": collected.quarantine.num_rows,
             "rows": len(collected.quarantine.rows),
+            "in_division": len(collected.quarantine.rows) - num_unread,
             "share": collected.quarantine.share,
             "reasons": collected.quarantine.reasons(),
             "file": bad_rows_file.relative_to(project.root).as_posix() if collected.quarantine.rows else None,
@@ -189,7 +192,7 @@ def prepare(
     for source in collected.sources:
         pools.setdefault(source.source.split, []).extend(source.examples)
     _check_columns(recipe, pools)
-    records = []
+    around, records = Around.of(recipe), []
     for index, step in enumerate(recipe.data.steps):
         place = recipe.place(f"data.steps.{index}")
         if after_split(step):
@@ -198,9 +201,9 @@ def prepare(
             progress(step.kind, index, len(recipe.data.steps))
         before = [example for examples in pools.values() for example in examples]
         free = [(name, example) for name in ("train", "auto") for example in pools.get(name, ())]
-        result = run_step(step, [example for _, example in free], place=place)
+        result = run_step(step, [example for _, example in free], place=place, around=around)
         given = {
-            name: run_step_on_given(step, pools[name], place=place)
+            name: run_step_on_given(step, pools[name], place=place, around=around)
             for name in ("validation", "test")
             if pools.get(name)
         }
@@ -376,7 +379,7 @@ def _choose(
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Run the steps that come after the division; return the numbers of the training rows, and a record per step."""
     held_out: dict[Split, list[Example]] = {s: [examples[r] for r in kept[s]] for s in SPLITS if s != "train"}
-    around = Around(held_out, lambda path: named_path(path, project), literals(recipe.data.prompt.user))
+    around = Around.of(recipe, held_out=held_out, path=lambda path: named_path(path, project))
     rows, records = kept["train"], []
     for index, step in enumerate(recipe.data.steps):
         if not after_split(step):
@@ -439,6 +442,18 @@ def _settle(quarantine: Quarantine, file: Path, recipe: Recipe, project: Project
         quarantine.write(file)
     sources = [source.path for source in recipe.data.sources]
     quarantine.check(recipe.data.max_quarantine, sources, file=file.relative_to(project.root).as_posix())
+
+
+def _source_facts(collected: Collected, refused: Sequence[BadRow]) -> list[dict[str, Any]]:
+    """Return the manifest's `sources`, in which the rows that the division `refused` are no rows but quarantined."""
+    left = Counter(row.place for row in refused)
+    found = []
+    for source in collected.sources:
+        mine = Counter(e.place for e in source.examples if e.place in left) & left if left else Counter[str]()
+        left -= mine
+        rows, bad = source.facts["rows"] - mine.total(), source.facts["quarantined"] + mine.total()
+        found.append({**source.facts, "rows": rows, "quarantined": bad})
+    return found
 
 
 def _dated(pool: list[Example], column: str, quarantine: Quarantine) -> list[Example]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from metier.core.errors import ConfigError, RowError
 from metier.core.recipe import Prompt
 from metier.core.types import Conversation, Example, Labelled, Message, Text, identify
+from metier.data.rows import is_binary, no_text
 
 DEFAULT_USER = "{text}"
 FILLED_FORMATS = ("prompt_completion", "alpaca", "labelled")
@@ -31,7 +33,7 @@ def fill(template: str, columns: Mapping[str, Any]) -> str:
     """Return the template with each `{column}` replaced; `{{` and `}}` are braces.
 
     Raises:
-        RowError: `no-prompt-column`, the row lacks a column that the template names.
+        RowError: `no-prompt-column`, the row lacks a column that the template names; `not-utf8`, it holds no text.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -40,6 +42,8 @@ def fill(template: str, columns: Mapping[str, Any]) -> str:
             return match[0][0]
         if name not in columns:
             raise RowError("no-prompt-column", "data.prompt names a column that the row lacks", field=name)
+        if is_binary(columns[name]):
+            raise no_text(name)
         return written(columns[name])
 
     return _PLACEHOLDER.sub(value, template)
@@ -67,6 +71,37 @@ def literals(template: str | None) -> list[str]:
         return []
     parts = _PLACEHOLDER.sub("\0", template).split("\0")
     return [part for part in parts if len(part.strip()) > 3]
+
+
+def fixed_spans(template: str, text: str) -> list[tuple[int, int]] | None:
+    """Return where the fixed parts of a template lie in a text, or None where the text was not made by it.
+
+    What stands in front of the first column, between any two, and behind the last, also where it is empty; each part at
+    its first place behind the one before.
+    """
+    first, *between, last = _fixed_parts(template)
+    if not text.startswith(first):
+        return None
+    spans = [(0, len(first))]
+    for part in between:
+        start = text.find(part, spans[-1][1])
+        if start < 0:
+            return None
+        spans.append((start, start + len(part)))
+    start = len(text) - len(last)
+    return [*spans, (start, len(text))] if start >= spans[-1][1] and text.endswith(last) else None
+
+
+@cache
+def _fixed_parts(template: str) -> tuple[str, ...]:
+    """Return the fixed parts of a template, `{{` as the brace that it becomes; two at least."""
+    parts, end = [""], 0
+    for match in _PLACEHOLDER.finditer(template):
+        parts[-1] += template[end : match.start()] + ("" if match[1] else match[0][0])
+        parts += [""] if match[1] else []
+        end = match.end()
+    parts[-1] += template[end:]
+    return tuple(parts) if len(parts) > 1 else (parts[0], "")
 
 
 def written(value: Any) -> str:

@@ -10,6 +10,8 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, BinaryIO
 
+from metier.core.errors import RowError
+
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is no row of text; reading stops there, so that a damaged or hostile file cannot fill the memory."""
 
@@ -128,8 +130,9 @@ def typed(record: dict[str, Any], place: str) -> Row | BadRow:
 def plain(value: Any) -> Any:
     """Return a value of a typed file (Parquet, hub) as JSON data.
 
-    Dates become ISO 8601, decimals strings, NaN and infinities None (missing), bytes their length in words: pictures
-    and sounds are no text.
+    Dates become ISO 8601, decimals strings, NaN and infinities None (missing). Bytes are text where they are UTF-8: some
+    writers store text so. Others, pictures and sounds, become `{"bytes": 57}`, their length, which no format takes for
+    text (`is_binary`).
     """
     if isinstance(value, float) and not math.isfinite(value):
         return None
@@ -144,5 +147,25 @@ def plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
-        return f"{len(value)} bytes"
+        return _decoded(bytes(value))
     return str(value)
+
+
+def is_binary(value: Any) -> bool:
+    """Say whether a value, or one in a list, is what `plain` makes of bytes that are no text."""
+    if isinstance(value, list):
+        return any(isinstance(part, dict) and is_binary(part) for part in value)
+    return isinstance(value, dict) and value.keys() == {"bytes"} and isinstance(value["bytes"], int)
+
+
+def no_text(field: str, place: str = "") -> RowError:
+    """Return the error for a row whose text, label or messages are such bytes."""
+    return RowError("not-utf8", "the column holds bytes that are no UTF-8 text", field=field, place=place)
+
+
+def _decoded(value: bytes) -> str | dict[str, int]:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return {"bytes": len(value)}
+    return {"bytes": len(value)} if flaw(text) else text

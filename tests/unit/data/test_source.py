@@ -182,11 +182,13 @@ def test_parquet_is_read_batch_by_batch_and_typed_values_become_json(tmp_path: P
         "text": ["one", "tw\x00o", None],
         "day": [datetime.date(2024, 2, 29)] * 3,
         "score": [0.5, float("nan"), 2.0],
-        "blob": [b"12", b"", None],
+        "blob": [b"\xff\xd8", b"", None],
+        "note": [b"caf\xc3\xa9", None, b"x"],
     }
     pyarrow.parquet.write_table(pyarrow.table(values), file)
     good, bad = read(file)
-    assert good[0] == Row({"text": "one", "day": "2024-02-29", "score": 0.5, "blob": "2 bytes"}, "a.parquet:1")
+    first = {"text": "one", "day": "2024-02-29", "score": 0.5, "blob": {"bytes": 2}, "note": "café"}
+    assert good[0] == Row(first, "a.parquet:1")
     assert good[1].place == "a.parquet:3" and good[1].value["text"] is None
     assert [(b.reason, b.place) for b in bad] == [("nul-byte", "a.parquet:2")]
     assert [r.place for r in read_rows(file, limit=1)] == ["a.parquet:1"]

@@ -11,7 +11,7 @@ from typing import Any
 from metier.core.catalog import catalog
 from metier.core.errors import ConfigError, DataError, RowError
 from metier.core.types import Example, identify
-from metier.data.rows import shown_column
+from metier.data.rows import is_binary, no_text, shown_column
 
 DECISIVE_SHARE = 0.9
 """Share of the recognised rows that one format must claim; the others are then bad rows of that format."""
@@ -122,7 +122,11 @@ def read_row(
     try:
         example: Any = reader.read(row, place=place, meta_from=row if meta_from is None else meta_from)
     except RowError as error:
+        if is_binary(row.get(error.field)):
+            raise no_text(error.field, place) from None
         raise RowError(error.reason, error.what, field=error.field, place=place) from None
+    if binary := next((name for name in reader.COLUMNS if is_binary(row.get(name))), None):
+        raise no_text(binary, place)  # a column that the format left out, since it is no text
     identified: Example = identify(example)
     return identified
 

@@ -21,7 +21,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metier.core.types import Example, content_of
+from metier.core.types import Example, Problem, content_of
 
 SMALLEST = 5
 """The least size of a class of rows that are alike; a usual bound for releases of health data."""
@@ -50,6 +50,12 @@ class Classes:
     def to_json(self) -> dict[str, int]:
         """Return the figures as data."""
         return {"k": self.k, "rows": self.num_rows, "rows_below_5": self.num_small}
+
+
+def columns_in(example: Example) -> list[str]:
+    """Return the columns that a row has beside its text: those of `meta`, and what the graders of a problem read."""
+    item = example.item if isinstance(example, Problem) else {}
+    return list(dict.fromkeys((*example.meta, *item)))
 
 
 def alike_in(columns: Sequence[str], example: Example) -> Hashable:
@@ -82,7 +88,7 @@ def statement(
     rows = _once(rows)
     removed = f"what the rules find for {' and '.join(dict.fromkeys(profiles))}"
     facts: dict[str, Any] = {"profiles": list(dict.fromkeys(profiles)), "vault": vault}
-    if unread := sorted({column for row in rows for column in row.meta} - set(named)):
+    if unread := sorted({column for row in rows for column in columns_in(row)} - set(named)):
         facts["columns_not_read"] = unread
     if quasi_identifiers:
         figures = Classes.of(alike_in(quasi_identifiers, row) for row in rows)

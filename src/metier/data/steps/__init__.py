@@ -1,18 +1,25 @@
 """Preparation steps, one file each: pure functions from examples to examples, counted and named in the manifest.
 
-A step is `run(examples, options) -> StepResult`. It sees train and `auto` rows before they are divided; given
-validation and test rows are rewritten by it but never dropped (`FILTERS`). One that must know the other splits says
-`AFTER_SPLIT = True`: it is `run(examples, options, around)`, runs on the training rows once the rows are divided, and
-chooses among them (drops or repeats), so that what is held out is never touched and the proof of no overlap, which is
-made behind it, stands for the rows that are written. A step that opens files names them in `reads(options)`, one with
-optional packages in `packages(options)`, one that looks at columns in `columns(options)`: they are part of what a
-version is found by, and what is missing is said first. One after which rows cannot be told apart by a column any more
-names it in `removes(options)`: nothing else may need it. One after which the values of a column do not lie in their
-order any more names it in `reorders(options)`: nothing may be divided by it.
+A step is `run(examples, options) -> StepResult`, or `run(examples, options, around)` where it asks what the recipe says
+beside the step. It sees train and `auto` rows before they are divided; given validation and test rows are rewritten by
+it but never dropped (`FILTERS`). One that must know the other splits says `AFTER_SPLIT = True`: it runs on the training
+rows once the rows are divided, and chooses among them (drops or repeats), so that what is held out is never touched and
+the proof of no overlap, which is made behind it, stands for the rows that are written.
+
+What the recipe itself says in every row (`data.prompt`) is no row's text: no step changes it, since the model is asked
+with it as it stands (`map_text`).
+
+A step that opens files names them in `reads(options)`, one with optional packages in `packages(options)`, one that
+looks at columns in `columns(options)`: they are part of what a version is found by, and what is missing is said first.
+One after which rows cannot be told apart by a column any more names it in `removes(options)`: nothing else may need it.
+One after which the values of a column do not lie in their order any more names it in `reorders(options)`: nothing may
+be divided by it.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +28,7 @@ from typing import Any
 from metier.core.catalog import catalog
 from metier.core.errors import ConfigError
 from metier.core.extras import need
-from metier.core.recipe import Kind, Recipe
+from metier.core.recipe import Kind, Prompt, Recipe
 from metier.core.types import (
     Conversation,
     Example,
@@ -31,9 +38,11 @@ from metier.core.types import (
     Rated,
     Split,
     Text,
+    ToolCall,
     content_of,
     identify,
 )
+from metier.data.prompt import fixed_spans, literals
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +77,36 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What a step with AFTER_SPLIT sees beside the training rows.
+    """What a step may ask beside its rows.
 
-    `held_out`: the rows of `validation` and `test`; `path`: where a path of the recipe lies; `literals`: the fixed
-    parts of `data.prompt.user`, which are the same in every row.
+    `held_out`: the rows of `validation` and `test`, for a step with AFTER_SPLIT alone; `path`: where a path of the
+    recipe lies; `literals`: the fixed parts of `data.prompt.user`, which are the same in every row; `template` and
+    `system`: `data.prompt` itself; `subjects`: the columns that say whom a row is about.
     """
 
     held_out: Mapping[Split, Sequence[Example]] = field(default_factory=dict)
     path: Callable[[str], Path] = Path
     literals: Sequence[str] = ()
+    template: str = ""
+    system: str = ""
+    subjects: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, recipe: Recipe, prompt: Prompt | None = None, **seen: Any) -> Around:
+        """Return what a recipe says, or the `prompt` that the rows were made with, and what else there is to see."""
+        prompt = prompt or recipe.data.prompt
+        subjects = [s.permission.subject_key for s in recipe.data.sources if s.permission and s.permission.subject_key]
+        return cls(
+            literals=literals(prompt.user),
+            template=prompt.user or "",
+            system=prompt.system or "",
+            subjects=sorted(set(subjects)),
+            **seen,
+        )
+
+
+ALONE = Around()
+"""A step of no recipe: there is nothing to ask."""
 
 
 def after_split(step: Kind, *, place: str = "") -> bool:
@@ -171,19 +201,21 @@ def run_step(step: Kind, examples: Sequence[Example], *, place: str = "", around
     """Run one step of a recipe.
 
     Args:
-        around: what a step with AFTER_SPLIT sees beside these rows; without it there is nothing to see.
+        around: what a step may ask beside these rows; without it there is nothing to see.
 
     Raises:
         ConfigError: E210 no such step, E211 a wrong option.
     """
     module = catalog("steps").get(step.kind, place=place)
     options = catalog("steps").options(step.kind, step.options, place=place)
-    extra = (around or Around(),) if after_split(step, place=place) else ()
+    extra = (around or ALONE,) if "around" in inspect.signature(module.run).parameters else ()
     result: StepResult = module.run(list(examples), options, *extra)
     return result
 
 
-def run_step_on_given(step: Kind, examples: Sequence[Example], *, place: str = "") -> StepResult:
+def run_step_on_given(
+    step: Kind, examples: Sequence[Example], *, place: str = "", around: Around | None = None
+) -> StepResult:
     """Run one step on a given validation or test split, of which no row may be dropped.
 
     A step that only filters is skipped; a row that a rewriting step would drop stays as it was.
@@ -193,32 +225,61 @@ def run_step_on_given(step: Kind, examples: Sequence[Example], *, place: str = "
     """
     if catalog("steps").get(step.kind, place=place).FILTERS:
         return StepResult(list(examples), list(range(len(examples))), "a given split is never filtered", [])
-    result = run_step(step, examples, place=place)
+    result = run_step(step, examples, place=place, around=around)
     kept = list(examples)
     for origin, example in zip(result.origins, result.examples, strict=True):
         kept[origin] = example
     return StepResult(kept, list(range(len(kept))), result.note, [])
 
 
-def map_text(example: Example, change: Callable[[str], str]) -> Example:
-    """Return the example with every text of its content changed, and a new id; arguments of tool calls stay."""
+def map_text(
+    example: Example, change: Callable[[str], str], around: Around = ALONE, *, arguments: bool = False
+) -> Example:
+    """Return the example with every text of its content changed, and a new id.
+
+    What the recipe says in every row stays as it is, since the model is asked with it: its system message, and the fixed
+    parts of `data.prompt.user`. Where `change` would touch those, it is given the columns' values one by one.
+
+    Args:
+        example: any kind; labels, tools and the `item` of a problem stay.
+        change: text → text.
+        around: what the recipe says.
+        arguments: change the names of speakers and the texts in arguments of tool calls, too.
+    """
+
+    def each(messages: Sequence[Message]) -> tuple[Message, ...]:
+        return tuple(_changed(message, change, around, arguments=arguments) for message in messages)
+
     if isinstance(example, Text | Labelled):
         changed: Any = replace(example, text=change(example.text))
     elif isinstance(example, Conversation):
-        changed = replace(example, messages=_each(example.messages, change))
+        changed = replace(example, messages=each(example.messages))
     elif isinstance(example, Rated):
-        changed = replace(example, prompt=_each(example.prompt, change), completion=_each(example.completion, change))
+        changed = replace(example, prompt=each(example.prompt), completion=each(example.completion))
     elif isinstance(example, Problem):
-        changed = replace(example, prompt=_each(example.prompt, change))
+        changed = replace(example, prompt=each(example.prompt))
     else:
         changed = replace(
-            example,
-            prompt=_each(example.prompt, change),
-            chosen=_each(example.chosen, change),
-            rejected=_each(example.rejected, change),
+            example, prompt=each(example.prompt), chosen=each(example.chosen), rejected=each(example.rejected)
         )
     identified: Example = identify(changed)
     return identified
+
+
+def map_leaves(value: Any, change: Callable[[str], str], name: str = "") -> Any:
+    """Return JSON data with every string in it changed; keys and numbers stay.
+
+    A string is read behind the key it stands under (`api_key: …`), since that often says what it is.
+    """
+    if isinstance(value, str):
+        front = f"{name}: " if name and value else ""
+        made = change(front + value)
+        return made.removeprefix(front) if made.startswith(front) else change(value)
+    if isinstance(value, Mapping):
+        return {key: map_leaves(part, change, str(key)) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_leaves(part, change, name) for part in value]
+    return value
 
 
 def num_characters(example: Example) -> int:
@@ -241,12 +302,60 @@ def texts_in(value: Any) -> Iterator[str]:
             yield from texts_in(part)
 
 
-def _each(messages: Sequence[Message], change: Callable[[str], str]) -> tuple[Message, ...]:
-    return tuple(
-        replace(
-            m,
-            content=change(m.content) if isinstance(m.content, str) else tuple(map(change, m.content)),
-            reasoning=None if m.reasoning is None else change(m.reasoning),
-        )
-        for m in messages
+def _changed(message: Message, change: Callable[[str], str], around: Around, *, arguments: bool) -> Message:
+    if around.system and message.role == "system" and message.content == around.system:
+        return message
+    filled = around.template if message.role == "user" else ""
+    content = message.content
+    made = replace(
+        message,
+        content=_outside(filled, content, change) if isinstance(content, str) else tuple(map(change, content)),
+        reasoning=None if message.reasoning is None else change(message.reasoning),
     )
+    if not arguments:
+        return made
+    named = message.name is not None and message.role != "tool"  # a tool's name is the function's
+    return replace(
+        made,
+        name=map_leaves(message.name, change, "name") if named else message.name,
+        tool_calls=tuple(_changed_call(call, change) for call in message.tool_calls),
+    )
+
+
+def _outside(template: str, text: str, change: Callable[[str], str]) -> str:
+    """Return the text changed, the fixed parts of the template that was filled as they were."""
+    made = change(text)
+    spans = fixed_spans(template, text) if template and made != text else None
+    if spans is None or fixed_spans(template, made) is not None:
+        return made
+    pieces = [text[slice(*spans[0])]]
+    for (_, end), (start, stop) in zip(spans, spans[1:], strict=False):
+        pieces += [change(text[end:start]), text[start:stop]]
+    return "".join(pieces)
+
+
+def _changed_call(call: ToolCall, change: Callable[[str], str]) -> ToolCall:
+    """Return the call with the texts of its arguments changed; their JSON is written anew where it says something else.
+
+    That is also where it gives a key twice: then `arguments` has only what the last one says.
+    """
+    changed = map_leaves(call.arguments, change)
+    if changed == call.arguments and not _says_twice(call.arguments_text):
+        return call
+    return replace(call, arguments=changed, arguments_text=json.dumps(changed, ensure_ascii=False))
+
+
+def _says_twice(text: str) -> bool:
+    """Say whether an object in this JSON gives a key twice."""
+    twice = False
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal twice
+        twice = twice or len(pairs) > len(dict(pairs))
+        return dict(pairs)
+
+    try:
+        json.loads(text, object_pairs_hook=made)
+    except ValueError:  # no arguments may be an empty text
+        return False
+    return twice

@@ -18,10 +18,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from metier.core.catalog import Options as BaseOptions
-from metier.core.types import Example, Labelled, content_of
+from metier.core.types import Example, Labelled
 from metier.data.labels import labels_of
-from metier.data.steps import Around, StepResult, texts_in
-from metier.data.steps.filter_language import MAX_CHARACTERS, languages_of
+from metier.data.steps import Around, StepResult
+from metier.data.steps.filter_language import languages_of, spoken
 
 summary = "Make the training rows of labels, groups or languages more equal in number"
 FILTERS = True
@@ -82,7 +82,7 @@ def run(examples: list[Example], options: Options, around: Around) -> StepResult
     groups: dict[str, list[int]] = defaultdict(list)
     loose: list[int] = []
     for index, example in enumerate(examples):
-        name = group_of(example, options)
+        name = group_of(example, options, around.literals)
         (loose if name is None else groups[name]).append(index)
     before = {name: len(rows) for name, rows in groups.items()}
     wanted = _down(before, options.ratio) if options.resample == "down" else _up(before, options)
@@ -97,14 +97,13 @@ def run(examples: list[Example], options: Options, around: Around) -> StepResult
     return StepResult([examples[index] for index in origins], origins, note, dropped)
 
 
-def group_of(example: Example, options: Options) -> str | None:
-    """Return the group that a row belongs to, None where it has none."""
+def group_of(example: Example, options: Options, literals: Sequence[str] = ()) -> str | None:
+    """Return the group that a row belongs to, None where it has none; `literals` as `comparable` has them."""
     if options.column is not None:
         value = example.meta.get(options.column)
         return None if value in (None, "") else str(value)
     if options.by == "language":
-        text = "\n".join(texts_in(content_of(example)))[:MAX_CHARACTERS]
-        return next(iter(languages_of(text)), None)
+        return next(iter(languages_of(spoken(example, literals))), None)
     return " + ".join(sorted(labels_of(example))) or None
 
 

@@ -2,7 +2,7 @@
 
 Unicode Standard Annex 15 (normalization forms); ftfy (Speer, 2019) for text that was decoded with the wrong encoding,
 of which only the encoding is repaired: quotes, ligatures and widths stay. Both guess, and so neither is on by itself.
-Left out: spelling. Labels, tool calls and meta are not text and stay as they are.
+Left out: spelling. Labels, tool calls, names of speakers and meta are not text and stay as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from metier.core.extras import need
 from metier.core.types import Conversation, Example, Labelled, Message, Problem, Text, content_of
 from metier.data.formats._messages import says_something
 from metier.data.markup import plain_text
-from metier.data.steps import Sign, StepResult, map_text
+from metier.data.steps import ALONE, Around, Sign, StepResult, map_text
 
 summary = "Normalise Unicode, control characters and white space; on request strip HTML and repair encodings"
 SIGN = Sign("E338", "rows with control characters, loose white space or another Unicode form")
@@ -66,7 +66,7 @@ def packages(options: Options) -> list[tuple[str, str]]:
     return [("ftfy", _WHY)] if options.repair_encoding else []
 
 
-def run(examples: list[Example], options: Options) -> StepResult:
+def run(examples: list[Example], options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples with clean text; one whose text is gone is dropped.
 
     Raises:
@@ -79,7 +79,7 @@ def run(examples: list[Example], options: Options) -> StepResult:
     if options.repair_encoding:
         _repairs()  # said before the first row, not at the first row that is not ASCII
     for index, example in enumerate(examples):
-        cleaned = map_text(example, lambda text: clean(text, options))
+        cleaned = map_text(example, lambda text: clean(text, options), around)
         changed = content_of(cleaned) != content_of(example)
         if changed and _empty(cleaned):
             dropped.append((example.id, "nothing left after cleaning"))

@@ -2,20 +2,27 @@
 
 Near duplicates are found by MinHash (see `metier.data.similar`; Lee et al., 2022, show that they hurt). Rows with the
 same text and different labels are all kept and counted: which label is right is not for a step to decide. Two replies
-to one prompt are no duplicates either. Left out: repeated passages inside long documents.
+to one prompt are no duplicates either, nor are two problems with other columns for their graders: replies are the same
+where only case and spacing differ, since a sign can be the answer. A text beyond the first 20,000 characters, by which
+texts are compared, is repeated where all its words are the same. What every row shares, the system message and the
+fixed parts of `data.prompt.user`, is not compared. Left out: repeated passages inside long documents, and long ones
+that are nearly the same.
 """
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
 
 from metier.core.catalog import Options as BaseOptions
 from metier.core.project import digest_json
-from metier.core.types import Example, Labelled, Preference, Rated, content_of
-from metier.data.similar import comparable, liken
-from metier.data.steps import Sign, StepResult
+from metier.core.types import Conversation, Example, Labelled, Message, Text, content_of
+from metier.data.similar import MAX_CHARACTERS, comparable, liken, words_of
+from metier.data.steps import ALONE, Around, Sign, StepResult
 
 summary = "Drop repeated rows: exact (case, spacing and punctuation aside) or near duplicates"
 SIGN = Sign("E335", "training rows that repeat another one", {"match": "near"})
@@ -45,21 +52,20 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-def run(examples: list[Example], options: Options) -> StepResult:
+def run(examples: list[Example], options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples without repetitions."""
     threshold = options.threshold if options.match == "near" else 1.0
-    groups = liken([comparable(e) for e in examples], threshold).groups().tolist()
-    seen: set[tuple[int, str]] = set()
-    answers: dict[int, set[str]] = {}
+    likeness = liken((_asked(e, around.literals) for e in examples), threshold)
+    answers: dict[tuple[int, str], set[str]] = {}
     origins: list[int] = []
     dropped: list[tuple[str, str]] = []
-    for index, (example, group) in enumerate(zip(examples, groups, strict=True)):
+    for index, (example, group) in enumerate(zip(examples, likeness.groups().tolist(), strict=True)):
         answer = _answer(example)
-        answers.setdefault(group, set()).add(answer)
-        if (group, answer) in seen:
+        known = answers.setdefault((group, _beyond(_asked(example, around.literals))), set())
+        if answer in known:
             dropped.append((example.id, f"{options.match} duplicate"))
         else:
-            seen.add((group, answer))
+            known.add(answer)
             origins.append(index)
     torn = sum(len(found) > 1 for found in answers.values())
     note = f"{len(dropped):,} {options.match} duplicates dropped"
@@ -67,10 +73,33 @@ def run(examples: list[Example], options: Options) -> StepResult:
     return StepResult([examples[index] for index in origins], origins, note, dropped)
 
 
+def _asked(example: Example, literals: Sequence[str]) -> str:
+    """Return the text by which rows are compared: of a conversation what is asked, without the replies."""
+    if isinstance(example, Conversation):
+        example = replace(example, messages=tuple(m for m in example.messages if m.role != "assistant"))
+    return comparable(example, literals)
+
+
+def _beyond(text: str) -> str:
+    """Return what must also be equal of a text that is longer than what is compared: all its words, as a digest."""
+    words = " ".join(words_of(text)) if len(text) > MAX_CHARACTERS else ""
+    return f"{len(words)} {digest_json(words)}" if words else ""
+
+
 def _answer(example: Example) -> str:
     """Return what must also be equal, next to the compared text, for two rows to be duplicates."""
     if isinstance(example, Labelled):
         return repr(example.target)
-    if isinstance(example, Preference | Rated):
-        return digest_json({name: part for name, part in content_of(example).items() if name != "prompt"})
-    return ""
+    if isinstance(example, Text):
+        return ""
+    if isinstance(example, Conversation):
+        said: Any = [_folded(m) for m in example.messages if m.role == "assistant"]
+        return digest_json([said, content_of(example).get("tools", [])])
+    return digest_json({name: part for name, part in content_of(example).items() if name != "prompt"})
+
+
+def _folded(message: Message) -> list[str]:
+    """Return what an assistant message says, case and spacing aside."""
+    calls = (f"{call.name} {call.arguments_text}" for call in message.tool_calls)
+    texts = (message.text, message.reasoning or "", *calls)
+    return [" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts]

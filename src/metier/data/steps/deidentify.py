@@ -3,7 +3,8 @@
 Finds by rules (data/privacy/engine.py; `metier data pii-eval` measures them). A changed text is read again,
 until nothing more is found, so that the step leaves its own output as it is. With surrogates the result is
 pseudonymized: the vault under private/vaults reverses them. Columns that stay beside the text (groups, slices, what a
-format leaves over) are read where `columns` says how. Left out: labels and arguments of tool calls.
+format leaves over, the `item` of a problem) are read where `columns` says how. Arguments of tool calls are read, each
+text behind its key. Left out: labels, definitions of tools, and numbers and keys in arguments.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from metier.core.catalog import Options as BaseOptions
-from metier.core.types import Example, Text, content_of
+from metier.core.types import Example, Problem, Text, content_of, identify
 from metier.data.privacy import columns as by_column
 from metier.data.privacy import presidio, surrogates, vault
-from metier.data.privacy.anonymity import Classes, alike_in
+from metier.data.privacy.anonymity import Classes, alike_in, columns_in
 from metier.data.privacy.engine import detect, further
 from metier.data.privacy.kinds import KINDS
 from metier.data.privacy.spans import Span
-from metier.data.steps import StepResult, map_text
+from metier.data.prompt import fixed_spans
+from metier.data.steps import ALONE, Around, StepResult, map_text
 
 summary = "Replace names, places, dates, numbers and addresses that identify people"
 FILTERS = False
@@ -97,7 +99,7 @@ def reorders(options: Options) -> list[str]:
     return [name for name, action in options.columns.items() if action not in ("keep", "year")]
 
 
-def run(examples: list[Example], options: Options) -> StepResult:
+def run(examples: list[Example], options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples without identifiers; none is dropped.
 
     Raises:
@@ -111,8 +113,9 @@ def run(examples: list[Example], options: Options) -> StepResult:
         for name in (name for name, action in options.columns.items() if action in KINDS):
             surrogates.reserve((str(e.meta[name]) for e in examples if name in e.meta), vault.current())
     for example in examples:
-        read = partial(deidentify, options=options, counts=counts, kept=_kept_values(example.meta, options))
-        changed = map_text(example, read)
+        kept_values = _kept_values(example.meta, options)
+        read = partial(deidentify, options=options, counts=counts, kept=kept_values, template=around.template)
+        changed = map_text(example, read, around, arguments=True)
         same = content_of(changed) == content_of(example)
         made: Example = example if same else changed
         if options.columns:
@@ -120,7 +123,11 @@ def run(examples: list[Example], options: Options) -> StepResult:
             num_emptied += num_empty
             if meta != example.meta:
                 made, same = replace(made, meta=meta), False
-        unread.update(name for name in example.meta if name not in options.columns)
+        if isinstance(made, Problem) and made.item:
+            item, _ = _columns(made.item, options, partial(read, counts=Counter()))  # counted in meta already
+            if item != made.item:
+                made, same = identify(replace(made, item=item)), False
+        unread.update(name for name in columns_in(example) if name not in options.columns)
         num_changed += not same
         kept.append(made)
     found = ", ".join(f"{number:,} {kind}" for kind, number in counts.most_common()) or "nothing found"
@@ -161,15 +168,24 @@ def _columns(meta: Mapping[str, Any], options: Options, read: Callable[[str], st
     return made, num_emptied
 
 
-def deidentify(text: str, options: Options, counts: Counter[str], kept: Sequence[str] = ()) -> str:
-    """Return the text with every find replaced, and count them by kind; those within a `kept` value stay."""
+def deidentify(text: str, options: Options, counts: Counter[str], kept: Sequence[str] = (), template: str = "") -> str:
+    """Return the text with every find replaced, and count them by kind.
+
+    Those within a `kept` value stay, and so do the fixed parts of a `template` that the text was made by: of a find that
+    reaches into one only the rest is replaced.
+    """
     extra = further(options.detectors)
-    if options.strategy == "surrogate":
+
+    def found_in(text: str) -> list[Span]:
         spans = _without(kept, text, detect(text, options.profile, extra=extra))
+        return _outside(fixed_spans(template, text) or (), text, spans) if template and spans else spans
+
+    if options.strategy == "surrogate":
+        spans = found_in(text)
         counts.update(span.kind for span in spans)
         return surrogates.replace(text, spans, vault.current())
     for _ in range(PASSES):
-        spans = _without(kept, text, detect(text, options.profile, extra=extra))
+        spans = found_in(text)
         if not spans:
             break
         counts.update(span.kind for span in spans)
@@ -186,6 +202,15 @@ def _without(kept: Sequence[str], text: str, spans: list[Span]) -> list[Span]:
     """Return the finds that do not lie within one of these values, where it stands as a whole word."""
     there = [m.span() for value in kept for m in re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", text)]
     return [span for span in spans if not any(start <= span.start and span.end <= end for start, end in there)]
+
+
+def _outside(fixed: Sequence[tuple[int, int]], text: str, spans: list[Span]) -> list[Span]:
+    """Return what of the finds lies outside the fixed parts of a template and has a letter or a digit."""
+    for start, end in fixed:
+        if start < end:
+            before = [Span(span.start, min(span.end, start), span.kind) for span in spans if span.start < start]
+            spans = before + [Span(max(span.start, end), span.end, span.kind) for span in spans if span.end > end]
+    return [span for span in spans if any(map(str.isalnum, text[span.start : span.end]))]
 
 
 def _masked(value: str) -> str:

@@ -1,13 +1,14 @@
 """Keep the rows in the languages that are wanted, by lingua's probabilities (character trigrams; 75 languages).
 
 Trigrams alone: lingua adds other lengths for texts under 120 characters, with 900 MB of models for 70. What is too
-short to tell is kept and counted. Left out: several languages in one row, which is judged as a whole by its first
-500 characters.
+short to tell is kept and counted. What every row shares, the system message and the fixed parts of `data.prompt.user`,
+is not looked at. Left out: several languages in one row, which is judged as a whole by its first 500 characters.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -15,8 +16,9 @@ from pydantic import Field, field_validator
 
 from metier.core.catalog import Options as BaseOptions
 from metier.core.extras import need
-from metier.core.types import Example, Text, content_of
-from metier.data.steps import StepResult, texts_in
+from metier.core.types import Example, Message, Preference, Rated, Text
+from metier.data.similar import comparable
+from metier.data.steps import ALONE, Around, StepResult
 
 summary = "Drop rows in other languages than the wanted ones (extra curate)"
 FILTERS = True
@@ -64,7 +66,7 @@ def packages(options: Options) -> list[tuple[str, str]]:
     return [("lingua", _WHY)]
 
 
-def run(examples: list[Example], options: Options) -> StepResult:
+def run(examples: list[Example], options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples in the wanted languages, and those too short to tell.
 
     Raises:
@@ -74,7 +76,7 @@ def run(examples: list[Example], options: Options) -> StepResult:
     dropped: list[tuple[str, str]] = []
     num_short = 0
     for index, example in enumerate(examples):
-        text = "\n".join(texts_in(content_of(example)))[:MAX_CHARACTERS]
+        text = spoken(example, around.literals)
         if sum(map(str.isalpha, text)) < max(1, options.min_letters):
             num_short += 1
             origins.append(index)
@@ -89,6 +91,16 @@ def run(examples: list[Example], options: Options) -> StepResult:
     note = f"{len(dropped):,} in other languages dropped" + (f" ({listed})" if listed else "")
     note += f"; {num_short:,} too short to tell, kept"
     return StepResult([examples[index] for index in origins], origins, note, dropped)
+
+
+def spoken(example: Example, literals: Sequence[str] = ()) -> str:
+    """Return the text by which a row's language is told: its own text, or what is asked and answered in it."""
+    replies: tuple[Message, ...] = ()
+    if isinstance(example, Preference):
+        replies = (*example.chosen, *example.rejected)
+    elif isinstance(example, Rated):
+        replies = example.completion
+    return "\n".join([comparable(example, literals), *(m.text for m in replies if m.role != "system")])[:MAX_CHARACTERS]
 
 
 def languages_of(text: str) -> dict[str, float]:

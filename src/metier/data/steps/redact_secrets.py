@@ -1,8 +1,9 @@
 """Replace credentials: keys and tokens by their formats, passwords in addresses, and random strings behind a cue.
 
 Formats as their issuers document them. A string without a known format counts when a word such as `api_key` or
-`password` stands before it and its characters are as mixed as chance (Shannon entropy per character). Left out: random
-strings without a cue, which are as often a digest or a base64 picture.
+`password` stands before it and its characters are as mixed as chance (Shannon entropy per character). Arguments of tool
+calls and the `item` of a problem are read, too, each text behind its key. Left out: random strings without a cue, which
+are as often a digest or a base64 picture; columns beside the text.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
 from metier.core.catalog import Options as BaseOptions
-from metier.core.types import Example, Text, content_of
-from metier.data.steps import StepResult, map_text
+from metier.core.types import Example, Problem, Text, content_of, identify
+from metier.data.steps import ALONE, Around, StepResult, map_leaves, map_text
 
 summary = "Replace API keys, tokens, private keys and passwords"
 FILTERS = False
@@ -62,30 +64,38 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-def run(examples: list[Example], options: Options) -> StepResult:
+def run(examples: list[Example], options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples without credentials; none is dropped."""
-    counts: Counter[str] = Counter()
     kept: list[Example] = []
-    num_changed = 0
+    num_changed = num_secrets = 0
+
+    def read(text: str) -> str:
+        return redact(text, options)
+
     for example in examples:
-        changed = map_text(example, lambda text: redact(text, options, counts))
-        differs = content_of(changed) != content_of(example)
-        num_changed += differs
-        kept.append(changed if differs else example)
-    note = f"{counts.total():,} secrets replaced in {num_changed:,} of {len(examples):,} rows"
+        changed = map_text(example, read, around, arguments=True)
+        if isinstance(changed, Problem) and (item := map_leaves(changed.item, read)) != changed.item:
+            changed = identify(replace(changed, item=item))
+        before, after = content_of(example), content_of(changed)
+        if before != after:
+            num_changed += 1
+            num_secrets += _num_tags(after) - _num_tags(before)
+        kept.append(changed if before != after else example)
+    note = f"{num_secrets:,} secrets replaced in {num_changed:,} of {len(examples):,} rows"
     return StepResult(kept, list(range(len(kept))), note, [])
 
 
-def redact(text: str, options: Options, counts: Counter[str]) -> str:
-    """Return the text with `[SECRET]` for every credential, and count them by how they were found."""
+def _num_tags(value: Any) -> int:
+    """Return how many tags stand in an example's content; the JSON of arguments says what `arguments` says once more."""
+    if isinstance(value, str):
+        return value.count(TAG)
+    if isinstance(value, dict):
+        return sum(_num_tags(part) for name, part in value.items() if name != "arguments_text")
+    return sum(map(_num_tags, value)) if isinstance(value, list) else 0
 
-    def known(_: re.Match[str]) -> str:
-        counts["format"] += 1
-        return TAG
 
-    def in_address(found: re.Match[str]) -> str:
-        counts["address"] += 1
-        return f"{found[1]}:{TAG}"
+def redact(text: str, options: Options) -> str:
+    """Return the text with `[SECRET]` for every credential."""
 
     def cued(found: re.Match[str]) -> str:
         value = found["value"].rstrip(".!?)")
@@ -94,13 +104,12 @@ def redact(text: str, options: Options, counts: Counter[str]) -> str:
             any(map(str.isdigit, value)) or (_PASSWORD.search(found[0]) and not value.isalpha())
         ):
             return found[0]
-        counts["cue"] += 1
         start = found.start("value") - found.start()
         return found[0][:start] + TAG + found[0][start + len(value) :]
 
-    text = _KNOWN.sub(known, text)
+    text = _KNOWN.sub(TAG, text)
     if "://" in text:
-        text = _IN_ADDRESS.sub(in_address, text)
+        text = _IN_ADDRESS.sub(rf"\1:{TAG}", text)
     return _CUED.sub(cued, text)
 
 
