@@ -208,6 +208,9 @@ def pii_eval(
         "precision": f"{_percent(found.precision.share)} of finds (at least {_percent(found.precision.bounds[0])}), "
         f"{_percent(found.character_precision.share)} of characters",
     }
+    if found.uncounted:
+        named = ", ".join(f"{name} {count:,}" for name, count in found.uncounted.items())
+        summary["labels not measured"] = f"{named}: they count for precision alone"
     show.result(found.to_json(), table(header, rows) + "\n\n" + pairs({**summary}))
 
 

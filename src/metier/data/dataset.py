@@ -25,7 +25,7 @@ from metier.core.recipe import Kind, Recipe
 from metier.core.types import SPLITS, Example, Split
 from metier.data import canaries, chronology, review
 from metier.data.labels import judge_labels
-from metier.data.privacy import anonymity, vault
+from metier.data.privacy import anonymity, columns, vault
 from metier.data.prompt import check_version, literals
 from metier.data.quarantine import Quarantine
 from metier.data.reading import (
@@ -136,6 +136,7 @@ def inputs(recipe: Recipe, project: Project) -> dict[str, Any]:
         "task": recipe.objective.task,
         "problem_type": problem_type_option(recipe),
         "kept_columns": kept_columns(recipe),
+        "telling_years": [columns.telling_year(options.profile) for options in _deidentifying(recipe)],
         "code": _code_digest(),
     }
 
@@ -161,6 +162,7 @@ def _privacy(recipe: Recipe, project: Project, splits: Mapping[Split, Sequence[E
         quasi_identifiers=sorted({column for options in steps for column in options.quasi_identifiers}),
         named={column for options in steps for column in options.columns},
         linking=sorted({*subjects, *filter(None, [recipe.data.split.group_by])}),
+        subjects=sorted(set(subjects)),
     )
 
 

@@ -156,7 +156,8 @@ def _privacy(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if quasi := facts.get("quasi_identifiers"):
         share = 100 * quasi["rows_below_5"] / max(quasi["rows"], 1)
         figures = f"k = {quasi['k']:,}; {quasi['rows_below_5']:,} of {quasi['rows']:,} rows ({share:.1f} %) in classes"
-        rows.append((f"k-anonymity by {', '.join(quasi['columns'])}", f"{figures} below 5"))
+        below = "below 5 people" if quasi.get("people") else "below 5"
+        rows.append((f"k-anonymity by {', '.join(quasi['columns'])}", f"{figures} {below}"))
     for name, check in facts.get("checks", {}).items():
         passed = "holds" if check["passed"] else "does not hold"
         rows.append((str(name).replace("_", " "), f"{passed}: {check['what']}"))

@@ -8,7 +8,8 @@ claimed only where no vault reverses the rows and all three are measured to hold
 - *linkability*: no surrogate and no column of subjects or groups joins the rows of one person;
 - *inference*: among rows that are alike in the quasi-identifiers, what else they say differs.
 
-k is the size of the smallest class of rows that are alike (Sweeney 2002, k-anonymity). Left out: t-closeness, and
+k is the size of the smallest class of rows that are alike (Sweeney 2002, k-anonymity): the number of people in it where
+a source names its `subject_key`, since several rows of one person hide nobody, else of rows. Left out: t-closeness, and
 attacks with knowledge from outside. What the rules did not find stays in the text; docs/privacy.md has their recall.
 """
 
@@ -19,6 +20,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from metier.core.types import Example, Problem, content_of
@@ -30,26 +32,55 @@ SMALLEST = 5
 @dataclass(frozen=True, slots=True)
 class Classes:
     """Rows divided into classes that are alike: `k` is the smallest class (0 without rows), `num_small` the rows in
-    classes below SMALLEST."""
+    classes below SMALLEST; `people` says that these sizes count people, not rows."""
 
     k: int
     num_rows: int
     num_small: int
+    people: bool = False
 
     @classmethod
-    def of(cls, keys: Iterable[Hashable]) -> Classes:
-        """Count rows by a key that is the same for those that are alike."""
-        sizes = Counter(keys).values()
-        return cls(min(sizes, default=0), sum(sizes), sum(size for size in sizes if size < SMALLEST))
+    def of(cls, keys: Iterable[Hashable], subjects: Iterable[Hashable] | None = None) -> Classes:
+        """Count rows by a key that is the same for those that are alike.
+
+        Args:
+            keys: of N rows.
+            subjects: whom each of the N rows is about; None for a row of which nobody says, which counts as one person.
+        """
+        rows: Counter[Hashable] = Counter()
+        known: set[tuple[Hashable, Hashable]] = set()
+        sizes: Counter[Hashable] = Counter()
+        for key, subject in zip(keys, repeat(None) if subjects is None else subjects, strict=False):
+            rows[key] += 1
+            if subject is None or (key, subject) not in known:
+                sizes[key] += 1
+                known |= {(key, subject)} if subject is not None else set()
+        num_small = sum(rows[key] for key, size in sizes.items() if size < SMALLEST)
+        return cls(min(sizes.values(), default=0), rows.total(), num_small, subjects is not None)
 
     def to_text(self) -> str:
         """Return the figures as words."""
         share = f" ({100 * self.num_small / self.num_rows:.1f} %)" if self.num_rows else ""
-        return f"k = {self.k}, {self.num_small:,} of {self.num_rows:,} rows{share} in classes below {SMALLEST}"
+        below = f"below {SMALLEST}{' people' if self.people else ''}"
+        return f"k = {self.k}, {self.num_small:,} of {self.num_rows:,} rows{share} in classes {below}"
 
-    def to_json(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, Any]:
         """Return the figures as data."""
-        return {"k": self.k, "rows": self.num_rows, "rows_below_5": self.num_small}
+        people = {"people": True} if self.people else {}
+        return {"k": self.k, "rows": self.num_rows, "rows_below_5": self.num_small, **people}
+
+
+def classes_of(rows: Sequence[Example], quasi_identifiers: Sequence[str], subjects: Sequence[str] = ()) -> Classes:
+    """Return the classes of rows that are alike in some columns; `subjects` are columns that say whom a row is about."""
+    about = (_subject(row, subjects) for row in rows)
+    return Classes.of((alike_in(quasi_identifiers, row) for row in rows), about if subjects else None)
+
+
+def _subject(row: Example, columns: Sequence[str]) -> Hashable:
+    """Return whom a row is about, None where its columns say nothing."""
+    values = (row.meta.get(column) for column in columns)
+    found = tuple("" if value is None else str(value).strip() for value in values)
+    return found if any(found) else None
 
 
 def columns_in(example: Example) -> list[str]:
@@ -71,6 +102,7 @@ def statement(
     quasi_identifiers: Sequence[str] = (),
     named: Collection[str] = (),
     linking: Sequence[str] = (),
+    subjects: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what the manifest says of a version's privacy: figures and words, never a value.
 
@@ -82,6 +114,7 @@ def statement(
         quasi_identifiers: columns that together may point at a person.
         named: columns of which the steps say what becomes of them.
         linking: columns that say which rows belong together (subject, group).
+        subjects: columns that say whom a row is about: classes are counted in people then.
     """
     if not profiles:
         return {"status": "not de-identified", "why": "no step removes what identifies people"}
@@ -91,7 +124,7 @@ def statement(
     if unread := sorted({column for row in rows for column in columns_in(row)} - set(named)):
         facts["columns_not_read"] = unread
     if quasi_identifiers:
-        figures = Classes.of(alike_in(quasi_identifiers, row) for row in rows)
+        figures = classes_of(rows, quasi_identifiers, subjects)
         facts["quasi_identifiers"] = {"columns": list(quasi_identifiers), **figures.to_json()}
     if vault:
         why = (

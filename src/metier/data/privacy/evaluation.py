@@ -10,7 +10,8 @@ What is done about the quirks of public sets, all of it before counting:
 - a person who is nothing but a title (`Mr.`) is no identifier: not counted as missed, nor as wrong when found;
 - pieces of one address that only blanks and punctuation part are one span; a city or country beside stays its own;
 - `nan` inside a place is a hole in the table it was made from: its letters do not count;
-- organisations, job titles and forms of address are not identifiers of the rules: they count for precision alone.
+- organisations, job titles and forms of address are not identifiers of the rules: they count for precision alone, like
+  every label whose name is not known; how many there are of each is reported.
 Not corrected, since only a reader could: real names that the set does not label count as false finds.
 
 A set with templates must be divided by template, never by document (`halves`): documents of one template are one case.
@@ -22,9 +23,9 @@ import hashlib
 import json
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,11 @@ from metier.core.errors import DataError
 from metier.data.privacy import lexicon as lex
 from metier.data.privacy.kinds import KINDS
 from metier.data.privacy.spans import Span
+from metier.data.rows import shown_column
 
 ENOUGH = 0.8
+SHOWN = 12
+"""Names of labels that an error lists."""
 _Z = 1.959964
 _CONTENT = re.compile(r"[^\W_]")
 _EMPTY = re.compile(r"[\s,.;:/#'\"()>?*|-]*\Z")
@@ -58,7 +62,31 @@ ROWS: dict[str, tuple[str, str]] = {
     "HEALTH_PLAN": ("number", "health plan"), "OTHER_ID": ("number", "other identifier"),
     "ID": ("number", "other identifier"),
 }  # fmt: skip
-"""Name of a label → (its group, the line it is counted in). A label that is not here is counted for precision alone."""
+"""Name of a label → (its group, the line it is counted in). Case and the signs between words do not matter. A label that
+is neither here nor in ALIASES is counted for precision alone, and reported as such."""
+
+ALIASES: dict[str, str] = {
+    **dict.fromkeys(("FIRST_NAME", "LAST_NAME", "MIDDLE_NAME", "GIVEN_NAME", "FAMILY_NAME", "FULL_NAME"), "PERSON"),
+    **dict.fromkeys(("FIRSTNAME", "LASTNAME", "MIDDLENAME", "GIVENNAME", "SURNAME", "FULLNAME"), "PERSON"),
+    **dict.fromkeys(("PERSON_NAME", "PATIENT_NAME", "DOCTOR_NAME"), "PERSON"),
+    **dict.fromkeys(("STREETADDRESS", "STREET_NAME", "BUILDING_NUMBER", "HOME_ADDRESS", "POSTAL_ADDRESS"), "ADDRESS"),
+    **dict.fromkeys(("POSTCODE", "POST_CODE", "POSTALCODE", "POSTAL_CODE"), "ZIP"),
+    **dict.fromkeys(("DOB", "DATE_OF_BIRTH", "DATEOFBIRTH", "BIRTH_DATE", "BIRTHDATE", "BIRTHDAY"), "DATE"),
+    **dict.fromkeys(("TELEPHONE", "TELEPHONE_NUMBER", "TEL", "PHONENUMBER", "MOBILE", "MOBILE_NUMBER"), "PHONE"),
+    **dict.fromkeys(("FAX_NUMBER", "FAXNUMBER"), "FAX"),
+    **dict.fromkeys(("E_MAIL", "E_MAIL_ADDRESS", "EMAILADDRESS"), "EMAIL"),
+    **dict.fromkeys(("IPV4", "IPV6", "IPADDRESS"), "IP"),
+    **dict.fromkeys(("SOCIAL_SECURITY_NUMBER", "SOCIALSECURITYNUMBER"), "SSN"),
+    **dict.fromkeys(("CREDITCARD", "CREDIT_CARD_NUMBER", "CREDITCARDNUMBER", "CARD_NUMBER"), "CARD"),
+    **dict.fromkeys(("ACCOUNT_NUMBER", "BANK_ACCOUNT", "BANK_ACCOUNT_NUMBER"), "ACCOUNT"),
+    **dict.fromkeys(("PASSPORT_NUMBER", "PASSPORTNUMBER"), "PASSPORT"),
+    **dict.fromkeys(("DRIVER_LICENSE", "DRIVERS_LICENSE", "DRIVING_LICENSE", "LICENSE_NUMBER"), "LICENSE"),
+    **dict.fromkeys(("MEDICAL_RECORD", "MEDICALRECORD", "MEDICAL_RECORD_NUMBER"), "MRN"),
+    **dict.fromkeys(("HEALTHPLAN", "HEALTH_PLAN_NUMBER"), "HEALTH_PLAN"),
+    **dict.fromkeys(("LICENSE_PLATE", "VIN", "VEHICLE_ID"), "VEHICLE"),
+    **dict.fromkeys(("DEVICE_ID", "IMEI", "MAC_ADDRESS"), "DEVICE"),
+}
+"""Other names of labels that can mean one thing alone → the name in ROWS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +147,8 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured. `precision` counts finds, `character_precision` letters and digits of finds."""
+    """What was measured. `precision` counts finds, `character_precision` letters and digits of finds; `uncounted` are the
+    labels that recall and leaks do not know, by their name."""
 
     num_documents: int
     num_repeated: int
@@ -129,6 +158,7 @@ class Evaluation:
     leaks_full: Figure
     precision: Figure
     character_precision: Figure
+    uncounted: dict[str, int] = field(default_factory=dict)
 
     def recall(self, kind: str) -> Recall:
         """Return the line of a kind.
@@ -157,6 +187,7 @@ class Evaluation:
             },
             "document_leaks": {"at_80": self.leaks.to_json(), "full": self.leaks_full.to_json()},
             "precision": {"finds": self.precision.to_json(), "characters": self.character_precision.to_json()},
+            "uncounted": self.uncounted,
         }
 
 
@@ -186,6 +217,10 @@ def read(path: Path) -> list[Document]:
             raise _no_set(path, f"item {number} does not fit ({type(error).__name__})") from None
     if not documents:
         raise _no_set(path, "it holds no document")
+    names = Counter(label.kind for document in documents for label in document.labels)
+    if not any(known_label(name) in ROWS for name in names):
+        shown = ", ".join(f"{shown_column(name)} {count:,}" for name, count in names.most_common(SHOWN))
+        raise _no_set(path, f"none of its labels is of a kind that is measured ({shown or 'it has none'})")
     return documents
 
 
@@ -212,6 +247,7 @@ def evaluate(documents: Iterable[Document], find: Callable[[str], Sequence[Span]
     """
     hits: dict[str, list[tuple[bool, bool, bool]]] = defaultdict(list)
     leaks, full_leaks = [], []
+    uncounted: Counter[str] = Counter()
     finds, right, found_characters, right_characters = 0, 0, 0, 0
     seen: set[str] = set()
     templates: set[str] = set()
@@ -234,6 +270,7 @@ def evaluate(documents: Iterable[Document], find: Callable[[str], Sequence[Span]
             full_leak |= share < 1.0
         leaks.append(leak)
         full_leaks.append(full_leak)
+        uncounted.update(shown_column(label.kind) for label in document.labels if known_label(label.kind) not in ROWS)
         labelled = _painted(len(document.text), document.labels)
         for span in spans:
             content = [m.start() for m in _CONTENT.finditer(document.text, span.start, span.end)]
@@ -254,6 +291,7 @@ def evaluate(documents: Iterable[Document], find: Callable[[str], Sequence[Span]
         leaks_full=Figure(sum(full_leaks), len(full_leaks)),
         precision=Figure(right, finds),
         character_precision=Figure(right_characters, found_characters),
+        uncounted=dict(uncounted.most_common()),
     )
 
 
@@ -274,11 +312,18 @@ def _document(item: Mapping[str, Any]) -> Document:
     return Document(text, tuple(sorted(labels)), text if template is None else str(template))
 
 
+def known_label(name: str) -> str:
+    """Return a label's name as ROWS has it; one that is unknown as it is written."""
+    plain = re.sub(r"[\s_./-]+", "_", name.strip()).upper()
+    plain = ALIASES.get(plain, plain)
+    return plain if plain in ROWS else name
+
+
 def _counted(document: Document) -> list[tuple[str, str, list[int]]]:
     """Return (line, group, places of its letters and digits) of each label that recall counts."""
     text = document.text
     joined: list[Span] = []
-    for label in document.labels:
+    for label in (replace(one, kind=known_label(one.kind)) for one in document.labels):
         before = joined[-1] if joined else None
         if before and before.kind == label.kind == "ADDRESS" and _EMPTY.match(text[before.end : label.start]):
             joined[-1] = Span(before.start, label.end, "ADDRESS")

@@ -3,7 +3,8 @@
 Every surrogate is drawn at random and remembered in a vault; none is computed from the value it stands for, since a
 keyed hash of a name is no surrogate under Safe Harbor. The same value, case and blanks aside, has the same surrogate
 wherever it stands; two values never share one. Names and places are replaced word by word, so that `Mr. Kowal` after
-`Jan Kowal` is still the same person. Dates keep their year and nothing else; a shifted date would still be a date.
+`Jan Kowal` is still the same person. Dates keep their year and nothing else; a shifted date would still be a date. An
+age is no identifier but over 89: those become `90+`, a younger one in a column its ten of years.
 
 Left out: the gender of a first name, and languages' endings; invented names have neither.
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from metier.data.privacy import lexicon as lex
+from metier.data.privacy.columns import kept_year, tens
 from metier.data.privacy.detectors.checksums import luhn
 from metier.data.privacy.spans import Span
 from metier.data.privacy.words import share
@@ -60,7 +63,9 @@ _SCRIPTS = (
 )
 _WORD = re.compile(r"[^\W\d_]+")
 _TOKEN = re.compile(r"[^\W_]+")
-_YEAR = re.compile(r"(?<!\d)(?:1[5-9]|20|21)\d{2}(?!\d)")
+_EXTENSION = re.compile(r"(?<![^\W\d_])(?:extension|ext|x)(?=[\s.:]{0,3}\d)", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]{1,4}")
+_HIGH_AGE = re.compile(r"ninety|hundred", re.IGNORECASE)
 _KEPT = lex.TITLES | lex.PARTICLES | lex.STREETS | lex.UNITS | lex.ORGANIZATION_ENDINGS | lex.INITIALS_SUFFIX
 _WORDED = frozenset(("PERSON", "ORGANIZATION", "ADDRESS", "LOCATION", "COUNTRY", "STATE"))
 TRIES = 1000
@@ -86,28 +91,28 @@ class Vault:
                 self.taken |= {key, made.lower(), f"{kind}\0{made.lower()}"} if kind == "PART" else {key, made.lower()}
 
 
-def replace(text: str, spans: Sequence[Span], vault: Vault) -> str:
+def replace(text: str, spans: Sequence[Span], vault: Vault, telling: int | None = None) -> str:
     """Return the text with a surrogate for every span; new ones are drawn into the vault.
 
     Args:
         text: the text that `spans` were found in.
         spans: in order, none overlapping (engine.detect).
         vault: changed in place.
+        telling: the last year that may not stay (columns.telling_year).
     """
     parts, end = [], 0
     for span in spans:
-        parts += [text[end : span.start], surrogate(text[span.start : span.end], span.kind, vault)]
+        parts += [text[end : span.start], surrogate(text[span.start : span.end], span.kind, vault, telling)]
         end = span.end
     return "".join([*parts, text[end:]])
 
 
-def surrogate(value: str, kind: str, vault: Vault) -> str:
+def surrogate(value: str, kind: str, vault: Vault, telling: int | None = None) -> str:
     """Return what stands for a found value: a remembered surrogate, or a new one."""
     if kind == "DATE":
-        year = _YEAR.search(value)
-        return year[0] if year else "[DATE]"
+        return kept_year(value, telling) or "[DATE]"
     if kind == "AGE":
-        return "90+"
+        return _age(value)
     if kind in _WORDED:
         return _TOKEN.sub(lambda m: _part(m[0], vault), value)
     return _drawn(value, kind, vault, lambda rng: _of_kind(value, kind, rng))
@@ -185,10 +190,14 @@ def _of_kind(value: str, kind: str, rng: random.Random) -> str:
         if ":" in value:
             return "2001:db8:" + ":".join(f"{rng.randrange(4096, 65536):x}" for _ in range(6))
         return ".".join(["10", *(str(rng.randrange(1, 255)) for _ in range(3))])
-    if kind in ("PHONE", "FAX"):  # `ext.` and `x` stay, the letters of 1-800-FLOWERS do not
-        return "".join(c if c.islower() else _scrambled(c, rng) for c in value)
+    if kind in ("PHONE", "FAX"):  # `ext.` and `x` stay, all other letters do not
+        parts, end = [], 0
+        for word in _EXTENSION.finditer(value):
+            parts += [_scrambled(value[end : word.start()], rng), word[0]]
+            end = word.end()
+        return "".join([*parts, _scrambled(value[end:], rng)])
     made = _scrambled(value, rng)
-    if kind == "CARD":
+    if kind == "CARD" and any(map(str.isdecimal, made)):
         last = max(i for i, c in enumerate(made) if c.isdigit())
         for digit in "0123456789":
             right = made[:last] + digit + made[last + 1 :]
@@ -198,16 +207,37 @@ def _of_kind(value: str, kind: str, rng: random.Random) -> str:
 
 
 def _scrambled(value: str, rng: random.Random) -> str:
-    """Return the value with every digit and letter drawn anew; signs, case and a leading zero or plus stay."""
+    """Return the value with every digit and letter drawn anew; signs, case and a leading zero or plus stay.
+
+    A letter of a script that none is drawn from becomes a Latin one; the accents of letters go with them.
+    """
     made = []
     for place, c in enumerate(value):
-        if c.isdecimal():
+        if c.isalpha():
+            made.append(_letter(c, rng))
+        elif c.isnumeric():
             made.append("0" if c == "0" and place == 0 else rng.choice("123456789" if place == 0 else "0123456789"))
-        elif c.isalpha() and c.isascii():
-            made.append(rng.choice("ABCDEFGHJKLMNPRSTUVWXYZ" if c.isupper() else "abcdefghjkmnprstuvwxyz"))
-        else:
+        elif not unicodedata.category(c).startswith("M"):
             made.append(c)
     return "".join(made)
+
+
+def _letter(like: str, rng: random.Random) -> str:
+    """Return a letter of the script of another, in its case."""
+    if not like.isascii():
+        for letters, script in _SCRIPTS:
+            if script.search(like):
+                made = rng.choice(letters)
+                return made.upper() if like.isupper() else made
+    return rng.choice("ABCDEFGHJKLMNPRSTUVWXYZ" if like.isupper() else "abcdefghjkmnprstuvwxyz")
+
+
+def _age(value: str) -> str:
+    """Return `90+` for an age over 89, in digits or words, and the ten of years of a younger one."""
+    found = _NUMBER.search(value)
+    if found:
+        return tens(int(found[0]))
+    return "90+" if _HIGH_AGE.search(value) else "[AGE]"
 
 
 def _invented(word: str, rng: random.Random) -> str:

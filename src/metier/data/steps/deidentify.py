@@ -22,7 +22,7 @@ from metier.core.catalog import Options as BaseOptions
 from metier.core.types import Example, Problem, Text, content_of, identify
 from metier.data.privacy import columns as by_column
 from metier.data.privacy import presidio, surrogates, vault
-from metier.data.privacy.anonymity import Classes, alike_in, columns_in
+from metier.data.privacy.anonymity import classes_of, columns_in
 from metier.data.privacy.engine import detect, further
 from metier.data.privacy.kinds import KINDS
 from metier.data.privacy.spans import Span
@@ -135,7 +135,7 @@ def run(examples: list[Example], options: Options, around: Around = ALONE) -> St
     note += f"; {num_emptied:,} values could not be made coarser and are gone" if num_emptied else ""
     note += f"; columns not read: {', '.join(sorted(unread)[:SHOWN])}" if unread else ""
     if options.quasi_identifiers:
-        classes = Classes.of(alike_in(options.quasi_identifiers, example) for example in kept)
+        classes = classes_of(kept, options.quasi_identifiers, around.subjects)
         note += f"; by {', '.join(options.quasi_identifiers)}: {classes.to_text()}"
     return StepResult(kept, list(range(len(kept))), note, [])
 
@@ -152,9 +152,11 @@ def _kept_values(meta: Mapping[str, Any], options: Options) -> tuple[str, ...]:
 def _columns(meta: Mapping[str, Any], options: Options, read: Callable[[str], str]) -> tuple[dict[str, Any], int]:
     """Return the columns as they are written, and how many values could not be made coarser."""
 
+    telling = by_column.telling_year(options.profile)
+
     def replaced(value: str, kind: str) -> str:
         if options.strategy == "surrogate":
-            return surrogates.surrogate(value, kind, vault.current())
+            return surrogates.surrogate(value, kind, vault.current(), telling)
         return f"[{kind}]" if options.strategy == "tag" else _masked(value)
 
     made: dict[str, Any] = {}
@@ -163,7 +165,7 @@ def _columns(meta: Mapping[str, Any], options: Options, read: Callable[[str], st
         action = options.columns.get(name, "keep")
         if action == "drop":
             continue
-        made[name] = by_column.changed(value, action, replaced, read)
+        made[name] = by_column.changed(value, action, replaced, read, telling)
         num_emptied += made[name] is None and value is not None
     return made, num_emptied
 
@@ -183,7 +185,7 @@ def deidentify(text: str, options: Options, counts: Counter[str], kept: Sequence
     if options.strategy == "surrogate":
         spans = found_in(text)
         counts.update(span.kind for span in spans)
-        return surrogates.replace(text, spans, vault.current())
+        return surrogates.replace(text, spans, vault.current(), by_column.telling_year(options.profile))
     for _ in range(PASSES):
         spans = found_in(text)
         if not spans:
