@@ -102,6 +102,63 @@ def test_overlap_with_given_rows_and_rare_labels_name_their_steps(tmp_path: Path
     assert cards["E332"].fix == "metier data prepare 'data.steps=[{kind: balance, ratio: 5.0, resample: up}]'"
 
 
+def test_every_sort_of_leak_that_the_proof_counts_is_a_card(tmp_path: Path) -> None:
+    made = [{**r, "who": f"p{i}", "day": 2000 + i} for i, r in enumerate(rows()[:149])]
+    held = [{**r, "text": f"{r['text']} apart {i * 104_729}", "who": f"q{i}", "day": 3000 + i}
+            for i, r in enumerate(made[:40])]  # fmt: skip
+    project = desk(tmp_path, made[:109])
+    for name, part in (("v", held[:20]), ("t", held[20:])):
+        (project.root / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    sources = ", ".join(
+        f"{{path: data/{name}.jsonl, split: {split}}}"
+        for name, split in (("a", "train"), ("v", "validation"), ("t", "test"))
+    )
+    told = (f"data.sources=[{sources}]", "data.split.group_by=who", "data.split.time_by=day")
+    fine = found(project, *told)
+    assert fine["E330"].level == "ok" and not {"E331", "E342", "E343", "E344"} & fine.keys()
+    held[0] |= {"text": made[5]["text"].upper()}
+    held[1] |= {"day": 1990}
+    held[20] |= {"who": "p7"}
+    for name, part in (("v", held[:20]), ("t", held[20:])):
+        (project.root / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    cards = found(project, *told)
+    assert "E330" not in cards and "E331" not in cards
+    assert (cards["E342"].count, cards["E343"].count) == (1, 1) and "who" in cards["E343"].what
+    assert cards["E344"].count == 109  # all of train is as late as the earliest validation row
+    assert cards["E342"].fix == "metier data prepare 'data.steps=[decontaminate]'"
+    assert {cards[code].level for code in ("E342", "E343", "E344")} == {"warning"}
+    mended = found(project, *told, "data.steps=[decontaminate]")
+    assert "E342" not in mended and mended["E343"].count == 1
+
+
+def test_rows_that_are_asked_alike_are_no_repetitions_in_a_card(tmp_path: Path) -> None:
+    project = desk(tmp_path, [{"prompt": f"{w} lost", "completion": "We look into it."} for w in FIRST])
+    user = "Please read what a customer says, and answer it in one short and polite sentence that helps: {prompt}\n"
+    told = ("objective.task=chat", "method.kind=sft", f"data.prompt.user={json.dumps(user)}")
+    cards = found(project, *told, "data.split.validation=0", "data.split.test=0")
+    assert not {"E335", "E338"} & cards.keys()
+
+
+def test_rows_that_the_division_refuses_are_counted_once(tmp_path: Path) -> None:
+    made = [{**r, "day": 2000 + i} for i, r in enumerate(rows()[:140])]
+    made[3] |= {"day": "03/15/2021"}
+    made[4] |= {"day": ""}
+    made[5] |= {"label": None}
+    project = desk(tmp_path, made, steps=["clean", {"kind": "balance", "ratio": 5}], split={"time_by": "day"})
+    code, text = command(project, "data", "prepare")
+    table = [line.split() for line in text.splitlines()[:6]]
+    assert code == 0 and [line[0] for line in table] == ["step", "read", "clean", "divided", "balance", "written"]
+    assert table[1][1:] == ["140", "139", "1", "to", "quarantine"] and table[2][1:3] == ["139", "139"]
+    assert table[3][1:] == ["139", "137", "2", "to", "quarantine"]
+    (folder,) = (project.root / "datasets" / "desk").glob("v1-*")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    quarantine, (source,) = manifest["quarantine"], manifest["sources"]
+    assert (quarantine["num_rows"], quarantine["rows"], quarantine["in_division"]) == (140, 3, 2)
+    assert (source["rows"], source["quarantined"]) == (137, 3)
+    unreadable = quarantine["reasons"]["unreadable-time"]
+    assert unreadable["what"] == "`day` is neither a number nor a date or time of ISO 8601"
+
+
 def test_what_the_rows_lack_is_a_card_with_the_command_that_mends_it(tmp_path: Path) -> None:
     made = [
         {

@@ -70,6 +70,11 @@ def test_what_most_values_are_decides_and_the_others_are_refused_by_class() -> N
         7: "unreadable-time",
     }
     assert not any("soon" in what or "03/04" in what for _, what in found.refused.values())
+    said = [found.refused[row][1] for row in (2, 5, 6)]
+    assert said[0] == said[2] == "`day` is neither a number nor a date or time of ISO 8601"
+    assert said[1] == "`day` is a number here, and a date or time in most rows"
+    strange = times_of(dated(["03/15/2021", "03/16/2021"]), "day").refused
+    assert {what for _, what in strange.values()} == {said[0]}
     assert times_of(dated(["nan", "inf", 1e400, "7"]), "day").values == [None, None, None, 7]
 
 

@@ -268,6 +268,34 @@ def test_bad_rows_are_kept_apart_and_good_ones_stay(project: Project) -> None:
     assert "secret" not in (made.dir / "manifest.json").read_text()
 
 
+def test_text_in_a_binary_column_is_read_and_bytes_that_are_no_text_cost_a_row(project: Project) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = labelled(60)
+    columns: dict[str, list[Any]] = {
+        "text": [f"café {r['text']}".encode() for r in rows],
+        "label": [r["label"].encode() for r in rows],
+        "picture": [b"\xff\xd8\xff"] * 60,
+    }
+    columns["text"][7] = "ein Café".encode("latin-1")
+    pyarrow.parquet.write_table(pyarrow.table(columns), project.root / "data" / "a.parquet")
+    made = build(recipe("data/a.parquet"), project)
+    (entry,) = made.manifest["quarantine"]["reasons"].items()
+    assert entry == (
+        "not-utf8",
+        {"count": 1, "first": "a.parquet:8", "field": "text", "what": "the column holds bytes that are no UTF-8 text"},
+    )
+    first = made.examples("train")[0]
+    assert isinstance(first, Labelled)
+    assert first.text.startswith("café ") and first.target in TOPICS and first.meta["picture"] == {"bytes": 3}
+    error = refused(recipe("data/a.parquet", prompt={"user": "{text} {picture}"}), project)
+    assert error.code == "E310" and "not-utf8" in error.received
+    columns["text"] = [b"\xff\xd8\xff"] * 60
+    pyarrow.parquet.write_table(pyarrow.table(columns), project.root / "data" / "b.parquet")
+    assert refused(recipe("data/b.parquet"), project).received == "not-utf8 60"
+
+
 def test_too_many_bad_rows_stop_the_preparation_and_can_be_looked_at(project: Project) -> None:
     chat = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
     rows = [chat] * 90 + [{"messages": chat["messages"][:1]}] * 10

@@ -13,10 +13,11 @@ from metier.core.errors import ConfigError
 from metier.core.extras import installed
 from metier.core.project import Project
 from metier.core.recipe import Recipe
-from metier.core.types import SPLITS, Text, identify
+from metier.core.types import SPLITS, Message, Problem, Text, identify
 from metier.data import report
 from metier.data.dataset import Dataset, build
 from metier.data.privacy import vault
+from metier.data.privacy.anonymity import statement
 from metier.data.privacy.columns import changed
 from metier.data.steps import deidentify
 
@@ -36,6 +37,9 @@ def value_of(value: Any, action: str) -> Any:
         ("nan", "tens", None), ("inf", "tens", None), (True, "MRN", "<MRN>"),
         ("60614", "zip3", "606"), ("60614-1234", "zip3", "606"), (60614, "zip3", "606"), ("03601", "zip3", "000"),
         ("82190", "zip3", "000"), ("SW1A 1AA", "zip3", None), ("7", "zip3", None),
+        (3601, "zip3", "000"), ("3601", "zip3", "000"), (2139, "zip3", "021"), (2139.0, "zip3", "021"),
+        ("2139-1234", "zip3", "021"), (21391234, "zip3", "021"), (6011234, "zip3", "006"), (60614.0, "zip3", "606"),
+        ("606141234", "zip3", "606"), ("60614 Chicago", "zip3", "606"), ("1234567890", "zip3", None),
     ],
 )  # fmt: skip
 def test_what_becomes_of_a_value(value: Any, action: str, expected: Any) -> None:
@@ -98,6 +102,34 @@ def test_k_counts_the_smallest_class_of_what_is_written(project: Project) -> Non
     assert raw["privacy"]["quasi_identifiers"]["k"] < 5
     assert raw["privacy"]["quasi_identifiers"]["rows_below_5"] > 30
     assert "by born, ward: k = " in raw["steps"][0]["note"]
+
+
+def test_k_counts_people_where_a_source_says_who_they_are(project: Project) -> None:
+    # Six people on the wards; a class of ten rows may be two of them.
+    source = {"path": "data/a.jsonl", "permission": {"subject_key": "patient", "personal_data": True}}
+    columns = {**COLUMNS, "patient": "keep"}
+    version = made(project, {"sources": [source]}, columns=columns, quasi_identifiers=["born", "ward"]).manifest
+    facts = version["privacy"]["quasi_identifiers"]
+    # south: beds 0, 10 … 50, of the patients a, e, c; born in 1941: the patients b, d, f of all odd beds
+    assert facts == {"columns": ["born", "ward"], "k": 3, "rows": 60, "rows_below_5": 60, "people": True}
+    assert "by born, ward: k = 3, 60 of 60 rows (100.0 %) in classes below 5 people" in version["steps"][0]["note"]
+    assert "below 5 people" in report.card(version, {})
+
+
+def test_the_columns_of_a_problem_are_changed_for_its_graders_too() -> None:
+    columns = {"patient": "PERSON", "born": "year", "ward": "drop"}
+    meta = {"patient": "Kowalczyk", "born": "1961-03-05", "ward": "north", "answer": "42"}
+    row = identify(Problem(prompt=(Message("user", "Who?"),), item=dict(meta), meta=meta))
+    result = deidentify.run([row], deidentify.Options(columns=columns))
+    (changed,) = result.examples
+    assert isinstance(changed, Problem)
+    assert changed.item == changed.meta == {"patient": "[PERSON]", "born": "1961", "answer": "42"}
+    assert changed.id == identify(changed).id != row.id
+    assert result.note == "1 of 1 rows changed: nothing found; columns not read: answer"
+    bare = identify(Problem(prompt=(Message("user", "Who?"),), item={"doctor": "Kowalczyk"}))
+    assert "columns not read: doctor" in deidentify.run([bare], deidentify.Options()).note
+    said = statement([bare], profiles=["gdpr"], vault=None)
+    assert said["columns_not_read"] == ["doctor"]
 
 
 def test_columns_that_nothing_names_are_listed(project: Project) -> None:

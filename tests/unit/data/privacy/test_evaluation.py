@@ -10,7 +10,17 @@ import pytest
 
 from metier.core.errors import DataError
 from metier.data.privacy.engine import detect
-from metier.data.privacy.evaluation import Document, Evaluation, Figure, evaluate, halves, lowered, read
+from metier.data.privacy.evaluation import (
+    ALIASES,
+    ROWS,
+    Document,
+    Evaluation,
+    Figure,
+    evaluate,
+    halves,
+    lowered,
+    read,
+)
 from metier.data.privacy.spans import Span
 
 
@@ -81,6 +91,38 @@ def test_both_forms_of_a_set_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "Ann", "labels": [{"label": "PERSON", "start": 0, "end": 3}]}\n')
     assert read(tmp_path / "a.json") == [Document("Ann", (Span(0, 3, "PERSON"),), "4")]
     assert read(tmp_path / "a.jsonl") == [Document("Ann", (Span(0, 3, "PERSON"),), "Ann")]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("person", "name"), ("First Name", "name"), ("surname", "name"), ("phone-number", "phone"), ("dob", "date"),
+        ("E-mail", "e-mail"), ("post.code", "postal code"), ("Street_Address", "street or address"), ("vin", "vehicle"),
+    ],
+)  # fmt: skip
+def test_labels_are_known_whatever_their_case_and_by_their_common_names(name: str, line: str) -> None:
+    found = evaluate([document("Ann Lee 4", (0, 9, name))], finder())
+    assert (found.recall(line).enough, found.leaks, found.uncounted) == (Figure(0, 1), Figure(1, 1), {})
+
+
+def test_every_name_that_means_a_label_leads_to_one_that_is_measured() -> None:
+    assert set(ALIASES.values()) <= set(ROWS) and not set(ALIASES) & set(ROWS)
+
+
+def test_labels_that_are_not_measured_are_counted_by_their_name() -> None:
+    labels = [(0, 4, "ORGANIZATION"), (5, 8, "Job"), (9, 12, "Job"), (13, 16, "PER")]
+    found = evaluate([document("Acme one two Ann", *labels)], finder((13, 16, "PERSON")))
+    assert found.uncounted == {"Job": 2, "ORGANIZATION": 1} == found.to_json()["uncounted"]
+    assert found.leaks == Figure(0, 1)
+
+
+def test_a_set_of_which_no_label_is_measured_is_refused_instead_of_called_safe(tmp_path: Path) -> None:
+    file = tmp_path / "set.jsonl"
+    for spans, said in (([{"label": "NOMBRE", "start": 0, "end": 3}] * 2, "NOMBRE 2"), ([], "it has none")):
+        file.write_text(json.dumps({"text": "Ann", "spans": spans}) + "\n")
+        with pytest.raises(DataError, match="E364") as caught:
+            read(file)
+        assert said in caught.value.what and "Ann" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
