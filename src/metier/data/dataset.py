@@ -356,10 +356,9 @@ def divide(
     final: list[Split] = [split for split in SPLITS for _ in kept[split]]
     made = [split for split in shares if shares[split] > 0]
     proven = proof([examples[r] for r in rows], final, likeness.of(rows), [keys[r] for r in rows], made=made)
-    if by_time:
-        proven["time"] = chronology.proof(
-            chronology.times_of([examples[r] for r in rows], by_time), final, boundaries, column=by_time
-        )
+    if options.time_by:  # of given splits, too, which are not divided by it
+        times = chronology.times_of([examples[r] for r in rows], options.time_by)
+        proven["time"] = chronology.proof(times, final, boundaries, column=options.time_by)
     facts = {
         "split": {
             **options.model_dump(mode="json"),
@@ -426,7 +425,8 @@ def _previous(recipe: Recipe, project: Project) -> Previous | None:
         by_id.update({example.id: split for example in examples})
         keys = group_keys(examples, recipe.data.split.group_by)
         by_key.update({key: split for key in keys if key is not None})
-    boundaries = latest.manifest["split_proof"].get("time", {}).get("boundaries", {})
+    begun = latest.manifest["split_proof"].get("time", {}).get("boundaries", {})
+    boundaries = {split: begun[split] for split in latest.manifest["split"]["made"] if split in begun}
     return Previous(f"{latest.ref} {latest.digest}", by_id, by_key, boundaries)
 
 

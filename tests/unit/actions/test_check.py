@@ -134,9 +134,9 @@ def test_every_sort_of_leak_that_the_proof_counts_is_a_card(tmp_path: Path) -> N
 def test_rows_that_are_asked_alike_are_no_repetitions_in_a_card(tmp_path: Path) -> None:
     project = desk(tmp_path, [{"prompt": f"{w} lost", "completion": "We look into it."} for w in FIRST])
     user = "Please read what a customer says, and answer it in one short and polite sentence that helps: {prompt}\n"
-    told = ("objective.task=chat", "method.kind=sft", f"data.prompt.user={json.dumps(user)}")
-    cards = found(project, *told, "data.split.validation=0", "data.split.test=0")
-    assert not {"E335", "E338"} & cards.keys()
+    data = {"sources": [{"path": "data/a.jsonl"}], "prompt": {"user": user}, "split": {"validation": 0.0, "test": 0.0}}
+    recipe = Recipe.build({"name": "desk", "objective": {"task": "chat"}, "data": data, "method": "sft"})
+    assert not {"E335", "E338"} & {finding.code for finding in check(recipe, project)}
 
 
 def test_rows_that_the_division_refuses_are_counted_once(tmp_path: Path) -> None:
