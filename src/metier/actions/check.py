@@ -163,7 +163,7 @@ def _leaks(manifest: dict[str, Any], recipe: Recipe) -> list[Finding]:
     if late := int(proof.get("time", {}).get("late_rows", 0)):
         column = proof["time"]["column"]
         what = f"rows of train or validation are as late, by {column}, as a later split begins"
-        begins = ", ".join(f"{split} {shown}" for split, shown in proof["time"]["boundaries"].items())
+        begins = ", ".join(f"{split} {at}" for split, at in proof["time"]["boundaries"].items())
         fix = f"take later rows out of the given source ({begins}), or let Metier divide all rows: split: auto"
         cards.append(_leak("E344", what, late, fix))
     return cards or [Finding(level="ok", code="E330", what="no row on one side of a split has a twin on another")]

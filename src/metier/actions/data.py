@@ -122,6 +122,7 @@ def measure_privacy(
     documents = evaluation.read(file)
     if side != "all":
         documents = evaluation.halves(documents)["ab".index(side)]
+        evaluation.check_labels(documents, file)
     if lower:
         documents = [d for d in map(evaluation.lowered, documents) if d is not None]
     return evaluation.evaluate(documents, partial(detect, profile=profile, extra=further(detectors)))

@@ -217,11 +217,20 @@ def read(path: Path) -> list[Document]:
             raise _no_set(path, f"item {number} does not fit ({type(error).__name__})") from None
     if not documents:
         raise _no_set(path, "it holds no document")
+    check_labels(documents, path)
+    return documents
+
+
+def check_labels(documents: Sequence[Document], path: Path) -> None:
+    """Refuse documents of which recall would count no label: no leak among none is no good news.
+
+    Raises:
+        DataError: E364, with the names of the labels and how many there are.
+    """
     names = Counter(label.kind for document in documents for label in document.labels)
     if not any(known_label(name) in ROWS for name in names):
         shown = ", ".join(f"{shown_column(name)} {count:,}" for name, count in names.most_common(SHOWN))
         raise _no_set(path, f"none of its labels is of a kind that is measured ({shown or 'it has none'})")
-    return documents
 
 
 def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
