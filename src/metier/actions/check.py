@@ -158,13 +158,13 @@ def _leaks(manifest: dict[str, Any], recipe: Recipe) -> list[Finding]:
     if shared := int(proof.get("keys_on_both_sides", 0)):
         column = manifest["split"]["group_by"]
         what = f"values of {column} stand in test and in train or validation: what is measured was seen"
-        fix = f"take the rows of the test source's {column} out of the others, or let Metier divide all rows: split: auto"
+        fix = f"take the rows of the test source's {column} out of the others, or divide all rows: split: auto"
         cards.append(_leak("E343", what, shared, fix))
     if late := int(proof.get("time", {}).get("late_rows", 0)):
         column = proof["time"]["column"]
         what = f"rows of train or validation are as late, by {column}, as a later split begins"
         begins = ", ".join(f"{split} {at}" for split, at in proof["time"]["boundaries"].items())
-        fix = f"take later rows out of the given source ({begins}), or let Metier divide all rows: split: auto"
+        fix = f"take later rows out of the given source ({begins}), or divide all rows: split: auto"
         cards.append(_leak("E344", what, late, fix))
     return cards or [Finding(level="ok", code="E330", what="no row on one side of a split has a twin on another")]
 

@@ -130,9 +130,9 @@ def typed(record: dict[str, Any], place: str) -> Row | BadRow:
 def plain(value: Any) -> Any:
     """Return a value of a typed file (Parquet, hub) as JSON data.
 
-    Dates become ISO 8601, decimals strings, NaN and infinities None (missing). Bytes are text where they are UTF-8: some
-    writers store text so. Others, pictures and sounds, become `{"bytes": 57}`, their length, which no format takes for
-    text (`is_binary`).
+    Dates become ISO 8601, decimals strings, NaN and infinities None (missing). Bytes are text where they are UTF-8:
+    some writers store text so. Others, pictures and sounds, become `{"bytes": 57}`, their length, which no format takes
+    for text (`is_binary`).
     """
     if isinstance(value, float) and not math.isfinite(value):
         return None

@@ -1,8 +1,9 @@
-"""What the recipe says in every row (`data.prompt`): no step changes it, and no step takes rows for alike because of it."""
+"""What the recipe says in every row (`data.prompt`): no step changes it, none takes rows for alike because of it."""
 
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_the_fixed_parts_are_found_in_what_a_template_was_filled_into(template: 
     spans = fixed_spans(template, text)
     assert spans is not None
     assert [text[start:end] for start, end in spans] == list(prompt._fixed_parts(template))
-    assert all(one[1] <= other[0] for one, other in zip(spans, spans[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in pairwise(spans))
 
 
 @pytest.mark.parametrize("text", ["", "Q: a", "a\nA:", "q: a\nA:", "Q:\nA:"])
@@ -97,7 +98,9 @@ def test_rewriting_steps_leave_what_the_recipe_says_as_it_is_sent_when_the_model
 def test_the_counts_are_those_of_the_rows(project: Project) -> None:
     rows = [{"dialogue": f"It is line {n}.", "note": "It is fine."} for n in range(9)]
     rows[0]["dialogue"] = "api_key: q9Zt7LwX2bVr5KmN8dHs"
-    version = made(project, rows, ["clean", "redact_secrets", "deidentify"], system=SYSTEM, user="Summarize:\n{dialogue}\n")
+    version = made(
+        project, rows, ["clean", "redact_secrets", "deidentify"], system=SYSTEM, user="Summarize:\n{dialogue}\n"
+    )
     notes = [step["note"] for step in version.manifest["steps"]]
     assert notes[:2] == ["0 of 9 rows changed", "1 secrets replaced in 1 of 9 rows"]
     assert notes[2].startswith("0 of 9 rows changed: nothing found")

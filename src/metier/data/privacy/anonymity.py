@@ -71,7 +71,7 @@ class Classes:
 
 
 def classes_of(rows: Sequence[Example], quasi_identifiers: Sequence[str], subjects: Sequence[str] = ()) -> Classes:
-    """Return the classes of rows that are alike in some columns; `subjects` are columns that say whom a row is about."""
+    """Return the classes of rows that are alike in some columns; `subjects` are those that say whom a row is about."""
     about = (_subject(row, subjects) for row in rows)
     return Classes.of((alike_in(quasi_identifiers, row) for row in rows), about if subjects else None)
 

@@ -62,8 +62,8 @@ ROWS: dict[str, tuple[str, str]] = {
     "HEALTH_PLAN": ("number", "health plan"), "OTHER_ID": ("number", "other identifier"),
     "ID": ("number", "other identifier"),
 }  # fmt: skip
-"""Name of a label → (its group, the line it is counted in). Case and the signs between words do not matter. A label that
-is neither here nor in ALIASES is counted for precision alone, and reported as such."""
+"""Name of a label → (its group, the line it is counted in). Case and the signs between words do not matter.
+A label that is neither here nor in ALIASES is counted for precision alone, and reported as such."""
 
 ALIASES: dict[str, str] = {
     **dict.fromkeys(("FIRST_NAME", "LAST_NAME", "MIDDLE_NAME", "GIVEN_NAME", "FAMILY_NAME", "FULL_NAME"), "PERSON"),
@@ -147,8 +147,8 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured. `precision` counts finds, `character_precision` letters and digits of finds; `uncounted` are the
-    labels that recall and leaks do not know, by their name."""
+    """What was measured. `precision` counts finds, `character_precision` letters and digits of finds; `uncounted` are
+    the labels that recall and leaks do not know, by their name."""
 
     num_documents: int
     num_repeated: int

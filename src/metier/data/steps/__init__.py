@@ -22,6 +22,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -237,8 +238,8 @@ def map_text(
 ) -> Example:
     """Return the example with every text of its content changed, and a new id.
 
-    What the recipe says in every row stays as it is, since the model is asked with it: its system message, and the fixed
-    parts of `data.prompt.user`. Where `change` would touch those, it is given the columns' values one by one.
+    What the recipe says in every row stays as it is, since the model is asked with it: its system message, and the
+    fixed parts of `data.prompt.user`. Where `change` would touch those, it is given the columns' values one by one.
 
     Args:
         example: any kind; labels, tools and the `item` of a problem stay.
@@ -329,7 +330,7 @@ def _outside(template: str, text: str, change: Callable[[str], str]) -> str:
     if spans is None or fixed_spans(template, made) is not None:
         return made
     pieces = [text[slice(*spans[0])]]
-    for (_, end), (start, stop) in zip(spans, spans[1:], strict=False):
+    for (_, end), (start, stop) in pairwise(spans):
         pieces += [change(text[end:start]), text[start:stop]]
     return "".join(pieces)
 

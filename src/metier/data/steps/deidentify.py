@@ -173,8 +173,8 @@ def _columns(meta: Mapping[str, Any], options: Options, read: Callable[[str], st
 def deidentify(text: str, options: Options, counts: Counter[str], kept: Sequence[str] = (), template: str = "") -> str:
     """Return the text with every find replaced, and count them by kind.
 
-    Those within a `kept` value stay, and so do the fixed parts of a `template` that the text was made by: of a find that
-    reaches into one only the rest is replaced.
+    Those within a `kept` value stay, and so do the fixed parts of a `template` that the text was made by: of a find
+    that reaches into one only the rest is replaced.
     """
     extra = further(options.detectors)
 

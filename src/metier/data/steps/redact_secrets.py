@@ -86,7 +86,7 @@ def run(examples: list[Example], options: Options, around: Around = ALONE) -> St
 
 
 def _num_tags(value: Any) -> int:
-    """Return how many tags stand in an example's content; the JSON of arguments says what `arguments` says once more."""
+    """Return how many tags stand in an example's content; the JSON of arguments repeats what `arguments` says."""
     if isinstance(value, str):
         return value.count(TAG)
     if isinstance(value, dict):
