@@ -52,6 +52,37 @@ def test_a_version_comes_back_below_private_for_its_owner_alone(project: Project
                f" {row['meta']['ward'][1:]} today." for row in rows)  # fmt: skip
 
 
+def test_arguments_of_tools_and_columns_of_problems_come_back(project: Project) -> None:
+    arguments = '{"who": "Kowalczyk", "note": "say \\"hi\\" to Szczepański", "mrn": "48213"}'
+    call = {"id": "c1", "type": "function", "function": {"name": "send", "arguments": arguments}}
+    messages = [
+        {"role": "user", "content": "Please write.", "name": "Zieliński"},
+        {"role": "assistant", "tool_calls": [call]},
+    ]
+    problem = {"prompt": "How many are there on the ward?", "doctor": "Kowalczyk", "number": "48"}
+    columns = {"doctor": "PERSON", "number": "MRN"}
+    for name, row, options in (("calls", {"messages": messages}, {}), ("sums", problem, {"columns": columns})):
+        (project.root / "data" / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+        data = {
+            "sources": [{"path": f"data/{name}.jsonl", "split": "train"}],
+            "steps": [{"kind": "deidentify", "strategy": "surrogate", **options}],
+            "split": {"validation": 0.0},
+        }
+        version = prepare(Recipe.build({"name": name, "data": data}), project)
+        stored = (version.dir / "train.jsonl").read_text()
+        assert not any(found in stored for found in (*NAMES, "48213"))
+        done = reidentify(f"data:{name}", project)
+        assert done.file is not None
+        (back,) = map(json.loads, done.file.read_text().splitlines())
+        if name == "calls":
+            asked, reply = back["messages"]
+            (made,) = reply["tool_calls"]
+            assert asked["name"] == "Zieliński" and made["arguments"] == json.loads(arguments)
+            assert json.loads(made["arguments_text"]) == made["arguments"]
+        else:
+            assert back["item"] == back["meta"] == {"doctor": "Kowalczyk", "number": "48"}
+
+
 def test_it_is_recorded_without_anything_personal(project: Project) -> None:
     reidentify("data:notes", project)
     record = last_record(project)

@@ -88,7 +88,8 @@ class Reversal:
             start = token.start() - before
             stop = start + length
             value = self.values.get(text[max(start, 0) : stop])
-            if value is not None and not text[stop - 1 : stop + 1].isalnum():
+            goes_on = stop < len(text) and text[stop - 1 : stop + 1].isalnum()
+            if value is not None and not goes_on:
                 return start, stop, {value}
         low = token[0].lower()
         if low in self.words:

@@ -12,14 +12,14 @@ that are nearly the same.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
 
 from metier.core.catalog import Options as BaseOptions
-from metier.core.project import digest_json
+from metier.core.project import digest_bytes, digest_json
 from metier.core.types import Conversation, Example, Labelled, Message, Text, content_of
 from metier.data.similar import MAX_CHARACTERS, comparable, liken, words_of
 from metier.data.steps import ALONE, Around, Sign, StepResult
@@ -55,13 +55,14 @@ SAMPLE: dict[str, Any] = {
 def run(examples: list[Example], options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples without repetitions."""
     threshold = options.threshold if options.match == "near" else 1.0
-    likeness = liken((_asked(e, around.literals) for e in examples), threshold)
+    whole: dict[int, str] = {}
+    groups = liken(_compared(examples, around.literals, whole), threshold).groups().tolist()
     answers: dict[tuple[int, str], set[str]] = {}
     origins: list[int] = []
     dropped: list[tuple[str, str]] = []
-    for index, (example, group) in enumerate(zip(examples, likeness.groups().tolist(), strict=True)):
+    for index, (example, group) in enumerate(zip(examples, groups, strict=True)):
         answer = _answer(example)
-        known = answers.setdefault((group, _beyond(_asked(example, around.literals))), set())
+        known = answers.setdefault((group, whole.get(index, "")), set())
         if answer in known:
             dropped.append((example.id, f"{options.match} duplicate"))
         else:
@@ -73,17 +74,24 @@ def run(examples: list[Example], options: Options, around: Around = ALONE) -> St
     return StepResult([examples[index] for index in origins], origins, note, dropped)
 
 
-def _asked(example: Example, literals: Sequence[str]) -> str:
-    """Return the text by which rows are compared: of a conversation what is asked, without the replies."""
-    if isinstance(example, Conversation):
-        example = replace(example, messages=tuple(m for m in example.messages if m.role != "assistant"))
-    return comparable(example, literals)
+def _compared(examples: Sequence[Example], literals: Sequence[str], whole: dict[int, str]) -> Iterator[str]:
+    """Yield the text by which each row is compared: of a conversation what is asked, without the replies.
+
+    Of a text that is longer than what is compared, `_whole` goes into `whole`, by the number of its row.
+    """
+    for index, example in enumerate(examples):
+        if isinstance(example, Conversation):
+            example = replace(example, messages=tuple(m for m in example.messages if m.role != "assistant"))
+        text = comparable(example, literals)
+        if len(text) > MAX_CHARACTERS:
+            whole[index] = _whole(text)
+        yield text
 
 
-def _beyond(text: str) -> str:
+def _whole(text: str) -> str:
     """Return what must also be equal of a text that is longer than what is compared: all its words, as a digest."""
-    words = " ".join(words_of(text)) if len(text) > MAX_CHARACTERS else ""
-    return f"{len(words)} {digest_json(words)}" if words else ""
+    words = " ".join(words_of(text)).encode("utf-8", "surrogatepass")
+    return f"{len(words)} {digest_bytes(words)}"
 
 
 def _answer(example: Example) -> str:
@@ -93,13 +101,14 @@ def _answer(example: Example) -> str:
     if isinstance(example, Text):
         return ""
     if isinstance(example, Conversation):
-        said: Any = [_folded(m) for m in example.messages if m.role == "assistant"]
-        return digest_json([said, content_of(example).get("tools", [])])
+        said = "\n".join(_folded(m) for m in example.messages if m.role == "assistant")
+        said += digest_json(list(example.tools)) if example.tools else ""
+        return digest_bytes(said.encode("utf-8", "surrogatepass"))
     return digest_json({name: part for name, part in content_of(example).items() if name != "prompt"})
 
 
-def _folded(message: Message) -> list[str]:
+def _folded(message: Message) -> str:
     """Return what an assistant message says, case and spacing aside."""
     calls = (f"{call.name} {call.arguments_text}" for call in message.tool_calls)
     texts = (message.text, message.reasoning or "", *calls)
-    return [" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts]
+    return "\0".join(" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts)

@@ -33,6 +33,13 @@ def test_a_text_comes_back_as_it_was(seed: bytes) -> None:
     assert back.num_restored >= 8
 
 
+@pytest.mark.parametrize("end", ["", ".", " today", "\n"])
+def test_a_number_comes_back_at_the_end_of_a_text_too(end: str) -> None:
+    safe = Vault(b"d" * 32)
+    made = replaced(f"The patient has MRN: 48213{end}", safe)
+    assert "48213" not in made and Reversal(safe).restore(made).text == f"The patient has MRN: 48213{end}"
+
+
 def test_another_vault_brings_nothing_back() -> None:
     made = replaced(NOTE, Vault(b"a" * 32))
     other = Vault(b"b" * 32)
