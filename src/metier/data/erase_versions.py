@@ -204,6 +204,7 @@ def _privacy(manifest: dict[str, Any], splits: dict[Split, list[Example]]) -> di
         quasi_identifiers=before.get("quasi_identifiers", {}).get("columns", ()),
         named={column for option in options for column in option.get("columns", {})},
         linking=sorted(filter(None, {*subjects, manifest["split"].get("group_by")})),
+        subjects=sorted(filter(None, subjects)),
     )
 
 

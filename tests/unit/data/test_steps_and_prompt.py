@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,46 @@ def test_rewriting_steps_leave_what_the_recipe_says_as_it_is_sent_when_the_model
             assert "[SECRET]" in asked and "Kowalczyk" not in asked and "\u200b" not in asked and "café" in asked
             assert asked.startswith("I met [PERSON]") and "\n\n\n" not in asked and asked == asked.strip()
     assert {e.messages[1].text for e in version.examples("train")} > {fill(USER, {"name": "[PERSON]", "dialogue": ""})}  # type: ignore[union-attr]
+
+
+PIECES = (
+    *("Dr. ", "Mr. ", "Kowalczyk", "Zbigniew", " ", "  ", "\n", "\r\n", "\u200b", "212-555-0134", "5 March 1961"),
+    *(
+        "token=",
+        "q9Zt7LwX2bVr5KmN8dHs",
+        "<b>",
+        "</b>",
+        "e",
+        "\u0301",
+        "\ufb01",
+        "12 Main Street, Springfield",
+        ": ",
+        "{",
+    ),
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_template_of_any_form_is_changed_by_steps_in_any_order(seed: int) -> None:
+    rng = random.Random(seed)
+
+    def some(most: int) -> str:
+        return "".join(rng.choice(PIECES) for _ in range(rng.randrange(most)))
+
+    for _ in range(100):
+        names = ["a", "b", "c"][: rng.randrange(1, 4)]
+        user = "".join(some(4).replace("{", "{{") + f"{{{name}}}" for name in names) + some(4).replace("{", "{{")
+        text = fill(user, {name: some(6) for name in names})
+        asked_row: Example = identify(
+            Conversation(messages=(Message("system", SYSTEM), Message("user", text), Message("assistant", "Yes.")))
+        )
+        steps = [{"kind": "clean", "whitespace": "collapse", "html": "strip"}, {"kind": "deidentify"}]
+        for step in rng.sample([*steps, {"kind": "redact_secrets"}], 3):
+            result = run_step(Kind.model_validate(step), [asked_row], around=around(user=user, system=SYSTEM))
+            (asked_row,) = result.examples
+        assert isinstance(asked_row, Conversation)
+        assert asked_row.messages[0].text == SYSTEM
+        assert fixed_spans(user, asked_row.messages[1].text) is not None, (user, text)
 
 
 def test_the_counts_are_those_of_the_rows(project: Project) -> None:
