@@ -155,11 +155,12 @@ def _leaks(manifest: dict[str, Any], recipe: Recipe) -> list[Finding]:
         what = f"validation rows have a twin in train ({shown}): a checkpoint is chosen on what it has seen"
         fix = "take these rows out of one of the two sources" if cleaned else without_twins
         cards.append(_leak("E342", what, sum(proof["validation_leaks"].values()), fix))
-    if shared := int(proof.get("keys_on_both_sides", 0)):
+    in_test, in_validation = (int(proof.get(f"{of}keys_on_both_sides", 0)) for of in ("", "validation_"))
+    if in_test or in_validation:
         column = manifest["split"]["group_by"]
-        what = f"values of {column} stand in test and in train or validation: what is measured was seen"
-        fix = f"take the rows of the test source's {column} out of the others, or divide all rows: split: auto"
-        cards.append(_leak("E343", what, shared, fix))
+        what = f"values of {column} stand on both sides ({in_test} of test, {in_validation} of validation)"
+        fix = f"take the rows of one {column} out of all sources but one, or divide all rows: split: auto"
+        cards.append(_leak("E343", f"{what}: what is measured was seen", in_test + in_validation, fix))
     if late := int(proof.get("time", {}).get("late_rows", 0)):
         column = proof["time"]["column"]
         what = f"rows of train or validation are as late, by {column}, as a later split begins"

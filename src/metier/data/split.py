@@ -132,8 +132,8 @@ def proof(
     `groups_on_both_sides` counts the groups with rows in two splits that Metier made (0 unless an earlier version
     had them already); `leaks` the test rows with an exact twin, or only a near one, in train or validation, and
     `leaking_ids` their ids; `validation_leaks` the same of validation in train; `keys_on_both_sides` group keys of
-    test that train or validation has too; `near_duplicates_within` the rows of each split that are alike to an earlier
-    one there, exactly or nearly.
+    test that train or validation has too, `validation_keys_on_both_sides` those of validation that train has;
+    `near_duplicates_within` the rows of each split that are alike to an earlier one there, exactly or nearly.
 
     Args:
         examples: N examples.
@@ -151,14 +151,16 @@ def proof(
     sides_of: dict[int, set[str]] = defaultdict(set)
     for row, group in zip(made_rows, likeness.of(made_rows).groups([keys[r] for r in made_rows]).tolist(), strict=True):
         sides_of[group].add(splits[row])
-    elsewhere = {key for key, name in zip(keys, splits, strict=True) if key is not None and name != "test"}
-    in_test = {key for key, name in zip(keys, splits, strict=True) if key is not None and name == "test"}
+    keyed: dict[Split, set[str]] = {split: set() for split in SPLITS}
+    for key, split in zip(keys, splits, strict=True):
+        keyed[split] |= {key} if key is not None else set()
     return {
         "groups_on_both_sides": sum(len(found) > 1 for found in sides_of.values()),
         "leaks": {"exact": int(exact.sum()), "near": int(near.sum())},
         "leaking_ids": sorted({examples[row].id for row in np.flatnonzero(exact | near).tolist()}),
         "validation_leaks": {"exact": int(validation_exact.sum()), "near": int(validation_near.sum())},
-        "keys_on_both_sides": len(in_test & elsewhere),
+        "keys_on_both_sides": len(keyed["test"] & (keyed["train"] | keyed["validation"])),
+        "validation_keys_on_both_sides": len(keyed["validation"] & keyed["train"]),
         "near_duplicates_within": {name: _alike(likeness, side == name) for name in SPLITS},
     }
 

@@ -118,17 +118,18 @@ def test_every_sort_of_leak_that_the_proof_counts_is_a_card(tmp_path: Path) -> N
     assert fine["E330"].level == "ok" and not {"E331", "E342", "E343", "E344"} & fine.keys()
     held[0] |= {"text": made[5]["text"].upper()}
     held[1] |= {"day": 1990}
+    held[2] |= {"who": "p9"}
     held[20] |= {"who": "p7"}
     for name, part in (("v", held[:20]), ("t", held[20:])):
         (project.root / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     cards = found(project, *told)
     assert "E330" not in cards and "E331" not in cards
-    assert (cards["E342"].count, cards["E343"].count) == (1, 1) and "who" in cards["E343"].what
+    assert (cards["E342"].count, cards["E343"].count) == (1, 2) and "1 of test, 1 of validation" in cards["E343"].what
     assert cards["E344"].count == 109  # all of train is as late as the earliest validation row
     assert cards["E342"].fix == "metier data prepare 'data.steps=[decontaminate]'"
     assert {cards[code].level for code in ("E342", "E343", "E344")} == {"warning"}
     mended = found(project, *told, "data.steps=[decontaminate]")
-    assert "E342" not in mended and mended["E343"].count == 1
+    assert "E342" not in mended and mended["E343"].count == 2
 
 
 def test_rows_that_are_asked_alike_are_no_repetitions_in_a_card(tmp_path: Path) -> None:

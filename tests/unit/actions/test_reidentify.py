@@ -53,7 +53,7 @@ def test_a_version_comes_back_below_private_for_its_owner_alone(project: Project
 
 
 def test_arguments_of_tools_and_columns_of_problems_come_back(project: Project) -> None:
-    arguments = '{"who": "Kowalczyk", "note": "say \\"hi\\" to Szczepański", "mrn": "48213"}'
+    arguments = '{"who": "Kowalczyk", "note": "say \\"hi\\" to Szczepański", "mrn": 48213}'
     call = {"id": "c1", "type": "function", "function": {"name": "send", "arguments": arguments}}
     messages = [
         {"role": "user", "content": "Please write.", "name": "Zieliński"},

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -268,14 +269,19 @@ def map_text(
 
 
 def map_leaves(value: Any, change: Callable[[str], str], name: str = "") -> Any:
-    """Return JSON data with every string in it changed; keys and numbers stay.
+    """Return JSON data with every string and whole number in it changed; keys stay.
 
-    A string is read behind the key it stands under (`api_key: …`), since that often says what it is.
+    A value is read behind the key it stands under (`api_key: …`), since that often says what it is. A number stays one
+    where what it becomes is one.
     """
     if isinstance(value, str):
         front = f"{name}: " if name and value else ""
         made = change(front + value)
         return made.removeprefix(front) if made.startswith(front) else change(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        written = str(value)
+        made = map_leaves(written, change, name)
+        return value if made == written else int(made) if re.fullmatch("[1-9][0-9]{0,17}", made) else made
     if isinstance(value, Mapping):
         return {key: map_leaves(part, change, str(key)) for key, part in value.items()}
     if isinstance(value, list | tuple):

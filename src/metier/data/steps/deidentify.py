@@ -4,7 +4,7 @@ Finds by rules (data/privacy/engine.py; `metier data pii-eval` measures them). A
 until nothing more is found, so that the step leaves its own output as it is. With surrogates the result is
 pseudonymized: the vault under private/vaults reverses them. Columns that stay beside the text (groups, slices, what a
 format leaves over, the `item` of a problem) are read where `columns` says how. Arguments of tool calls are read, each
-text behind its key. Left out: labels, definitions of tools, and numbers and keys in arguments.
+value behind its key. Left out: labels, definitions of tools, and keys of arguments.
 """
 
 from __future__ import annotations

@@ -74,14 +74,14 @@ def called(text: str, arguments: str) -> Conversation:
 
 
 def test_names_of_speakers_and_arguments_of_tools_are_read() -> None:
-    arguments = '{"to": ["Zbigniew Kowalczyk"],  "phone": "212-555-0134", "note": {"mrn": "48213"}, "n": 3}'
+    arguments = '{"to": ["Zbigniew Kowalczyk"],  "phone": "212-555-0134", "note": {"mrn": 48213}, "n": 3, "on": true}'
     row = called("Please write to him.", arguments)
     (made,) = deidentify.run([row], deidentify.Options()).examples
     assert isinstance(made, Conversation)
     asked, reply, answer = made.messages
     assert (asked.name, answer.name, answer.tool_call_id) == ("[PERSON]", "send", "c1")
     (call,) = reply.tool_calls
-    assert call.arguments == {"to": ["[PERSON]"], "phone": "[PHONE]", "note": {"mrn": "[MRN]"}, "n": 3}
+    assert call.arguments == {"to": ["[PERSON]"], "phone": "[PHONE]", "note": {"mrn": "[MRN]"}, "n": 3, "on": True}
     assert json.loads(call.arguments_text) == call.arguments and (call.name, call.id) == ("send", "c1")
     assert made.id == identify(made).id != row.id
     (again,) = deidentify.run([made], deidentify.Options()).examples
