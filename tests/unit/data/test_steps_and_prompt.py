@@ -212,6 +212,17 @@ def test_long_texts_are_duplicates_when_their_ends_are_the_same_too(match: Any) 
     assert run(list(rows), Options(match=match)).origins == [0, 2, 3]
 
 
+def test_rows_do_not_overlap_because_the_recipe_says_the_same_in_all_of_them() -> None:
+    def row(text: str) -> Example:
+        return identify(Conversation(messages=(Message("system", ENGLISH), Message("user", FIXED + text))))
+
+    rows, held_out = [row("card lost"), row("fee too high"), row("app slow")], [row("APP slow"), row("wrong pin")]
+    step = Kind.model_validate({"kind": "decontaminate"})
+    recipe = Recipe.build({"name": "x", "data": {"prompt": {"system": ENGLISH, "user": FIXED + "{text}"}}})
+    result = run_step(step, rows, around=Around.of(recipe, held_out={"test": held_out}))
+    assert result.origins == [0, 1] and result.note.startswith("1 of 3 training rows dropped; 1 × near duplicate")
+
+
 # ───────────────────────────────────────────────────────────────────────────── languages
 
 GERMAN = "Der Ausschuss trifft sich am Donnerstag wieder, um den Haushalt zu besprechen."

@@ -70,7 +70,7 @@ def run(examples: list[Example], options: Options, around: Around) -> StepResult
         DataError: E300–E309, a benchmark file cannot be read.
     """
     sources: dict[str, list[list[str]]] = {
-        split: [[comparable(e, around.literals), *texts_in(content_of(e))] for e in around.held_out.get(split, ())]
+        split: [[comparable(e, around.literals), *_said(e, around)] for e in around.held_out.get(split, ())]
         for split in options.splits
     }
     unreadable = 0
@@ -83,7 +83,7 @@ def run(examples: list[Example], options: Options, around: Around) -> StepResult
     for index, name in _near(texts, whole, options.threshold):
         reasons.setdefault(index, f"near duplicate of {name}")
     pieces = {name: [text for row in rows for text in row] for name, rows in sources.items()}
-    shared, num_common = _shared_runs(examples, pieces, around.literals, options)
+    shared, num_common = _shared_runs(examples, pieces, around, options)
     for index, name in shared:
         reasons.setdefault(index, f"{options.num_words} words in common with {name}")
     origins = [index for index in range(len(examples)) if index not in reasons]
@@ -94,6 +94,11 @@ def run(examples: list[Example], options: Options, around: Around) -> StepResult
     note += f"; {num_common:,} common phrases left out" if num_common else ""
     note += f"; {unreadable:,} unreadable rows of the benchmark files were not compared" if unreadable else ""
     return StepResult([examples[index] for index in origins], origins, note, dropped)
+
+
+def _said(example: Example, around: Around) -> list[str]:
+    """Return the texts of a row but the recipe's own system message, which stands in every row."""
+    return [text for text in texts_in(content_of(example)) if text != around.system]
 
 
 def _benchmark(path: Path) -> tuple[list[list[str]], int]:
@@ -121,7 +126,7 @@ def _near(texts: list[str], sources: dict[str, list[str]], threshold: float) -> 
 
 
 def _shared_runs(
-    examples: Sequence[Example], sources: dict[str, list[str]], literals: Sequence[str], options: Options
+    examples: Sequence[Example], sources: dict[str, list[str]], around: Around, options: Options
 ) -> tuple[list[tuple[int, str]], int]:
     """Return (row, name of the source) for each row with a run of words from it, and how many runs are common."""
     number_of: dict[str, int] = {}
@@ -132,13 +137,13 @@ def _shared_runs(
     run_of: dict[int, str] = {}
     for name, texts in sources.items():
         for text in texts:
-            for run in _runs(_without(text, literals), options.num_words, learn):
+            for run in _runs(_without(text, around.literals), options.num_words, learn):
                 run_of.setdefault(run, name)
     found: list[set[int]] = []
     for example in examples:
         runs: set[int] = set()
-        for text in texts_in(content_of(example)):
-            words = _without(text, literals)
+        for text in _said(example, around):
+            words = _without(text, around.literals)
             runs.update(r for r in _runs(words, options.num_words, lambda w: number_of.get(w, -1)) if r in run_of)
         found.append(runs)
     rows_of = Counter(run for runs in found for run in runs)

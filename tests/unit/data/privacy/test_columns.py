@@ -132,6 +132,20 @@ def test_the_columns_of_a_problem_are_changed_for_its_graders_too() -> None:
     assert said["columns_not_read"] == ["doctor"]
 
 
+def test_a_version_is_made_anew_when_another_year_tells_an_age_over_89(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"profile": "hipaa-safe-harbor", "columns": {**COLUMNS, "patient": "drop"}}
+    monkeypatch.setattr("metier.data.privacy.columns.telling_year", lambda profile: 1939)
+    first = made(project, **told)
+    assert made(project, **told).ref == first.ref
+    monkeypatch.setattr("metier.data.privacy.columns.telling_year", lambda profile: 1940)
+    second = made(project, **told)
+    assert (first.ref, second.ref) == ("data:notes@v1", "data:notes@v2")
+    assert {e.meta["born"] for split in SPLITS for e in first.examples(split)} == {"1940", "1941"}
+    assert {e.meta["born"] for split in SPLITS for e in second.examples(split)} == {"1940 or earlier", "1941"}
+
+
 def test_columns_that_nothing_names_are_listed(project: Project) -> None:
     version = made(project, columns={"patient": "drop", "born": "year"})
     assert version.manifest["privacy"]["columns_not_read"] == ["note", "ward"]
