@@ -89,6 +89,7 @@ def keep(parts: Parts, progress: Progress) -> int:
             feed,
             budget_tokens=parts.plan.micro_batch_tokens,
             packing=parts.plan.training.packing,
+            dataset=parts.dataset.digest,
             progress=functools.partial(progress, f"frozen part over {split}"),
         )
         setattr(parts, split, replace(feed, trunk=cache))

@@ -20,8 +20,11 @@ UNPACKED_FLOOR_BYTES = 1 << 30
 """A column that always says the same packs to nothing, so that more than in other files is taken for honest."""
 
 
-def read_parquet(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
+def read_parquet(file: BinaryIO, name: str, *, binary: bool = False) -> Iterator[Row | BadRow]:
     """Yield one row per record.
+
+    Args:
+        binary: bytes that are UTF-8 are read as text (`rows.plain`).
 
     Raises:
         DataError: E306, the file is damaged or nested too deeply; E308, a column is named twice; E313, a bomb.
@@ -42,7 +45,7 @@ def read_parquet(file: BinaryIO, name: str) -> Iterator[Row | BadRow]:
             batch = _to_microseconds(batch)
             num_rows = max(1, SLICE_BYTES * batch.num_rows // max(num_bytes, 1))
             for start in range(0, batch.num_rows, num_rows):
-                for item in _items(batch.slice(start, num_rows), f"{name}:", number):
+                for item in _items(batch.slice(start, num_rows), f"{name}:", number, binary):
                     number += 1
                     yield item
     except (pyarrow.ArrowException, OSError) as error:
@@ -103,16 +106,16 @@ def _microseconds(kind: Any) -> Any:
     return pyarrow.duration("us") if types.is_duration(kind) else kind
 
 
-def _items(batch: Any, place: str, before: int) -> list[Row | BadRow]:
+def _items(batch: Any, place: str, before: int, binary: bool) -> list[Row | BadRow]:
     """Return the rows of a batch; `before` rows of the file came earlier."""
     try:
         records = batch.to_pylist()
     except _unreadable():
-        return [_item(batch.slice(i, 1), f"{place}{before + i + 1}") for i in range(batch.num_rows)]
-    return [typed(record, f"{place}{before + i + 1}") for i, record in enumerate(records)]
+        return [_item(batch.slice(i, 1), f"{place}{before + i + 1}", binary) for i in range(batch.num_rows)]
+    return [typed(record, f"{place}{before + i + 1}", binary=binary) for i, record in enumerate(records)]
 
 
-def _item(batch: Any, place: str) -> Row | BadRow:
+def _item(batch: Any, place: str, binary: bool) -> Row | BadRow:
     """Return the one row of a batch, or what is wrong with its first value that cannot be read."""
     record: dict[str, Any] = {}
     flaws: list[tuple[str, Exception]] = []
@@ -122,7 +125,7 @@ def _item(batch: Any, place: str) -> Row | BadRow:
         except _unreadable() as error:
             flaws.append((column_name, error))
     if not flaws:
-        return typed(record, place)
+        return typed(record, place, binary=binary)
     raw = repr({key: plain(value) for key, value in record.items()}).encode("utf-8", "backslashreplace")
     field, first = flaws[0]
     if isinstance(first, UnicodeDecodeError):

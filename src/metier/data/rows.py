@@ -117,32 +117,41 @@ def flaw(value: Any) -> tuple[str, str] | None:
     return next((found for found in map(flaw, parts) if found), None)
 
 
-def typed(record: dict[str, Any], place: str) -> Row | BadRow:
-    """Return a record of a typed file (Parquet, hub) as a row of JSON data, or as a bad row."""
-    value = {key: plain(part) for key, part in record.items()}
+def typed(record: dict[str, Any], place: str, *, binary: bool = False) -> Row | BadRow:
+    """Return a record of a typed file (Parquet, hub) as a row of JSON data, or as a bad row; `binary` as in `plain`."""
+    value = {key: plain(part, binary=binary) for key, part in record.items()}
     if defect := flaw(value):
         return BadRow(place, *defect, repr(value).encode("utf-8", "backslashreplace"))
     return Row(value, place)
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, *, binary: bool = False) -> Any:
     """Return a value of a typed file (Parquet, hub) as JSON data.
 
     Dates become ISO 8601, decimals strings, NaN and infinities None (missing), bytes their length in words: pictures
-    and sounds are no text.
+    and sounds are no text. With `binary` bytes that are UTF-8 become text: some tables say of no column that it is one.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): plain(v, binary=binary) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [plain(v, binary=binary) for v in value]
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
-        return f"{len(value)} bytes"
+        return (_text_of(bytes(value)) if binary else None) or f"{len(value)} bytes"
     return str(value)
+
+
+def _text_of(data: bytes) -> str | None:
+    """Return the text that bytes are, None where they are none."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return None if "\x00" in text else text

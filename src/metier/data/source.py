@@ -30,19 +30,20 @@ MAX_TEXT_BYTES = 1 << 30
 HUB = "hf:"
 
 
-def read_rows(path: Path, *, limit: int | None = None) -> Iterator[Row | BadRow]:
+def read_rows(path: Path, *, limit: int | None = None, binary: bool = False) -> Iterator[Row | BadRow]:
     """Yield the rows of a source in order.
 
     Args:
         path: a file, a folder (its known files, sorted by name), a glob, or `hf:org/name` (local cache only).
         limit: stop after so many rows, bad ones included.
+        binary: of Parquet, bytes that are UTF-8 are read as text.
 
     Raises:
         DataError: E300 missing, E301 no rows, E302 unknown type, E303 hub id, E306 damaged file, E307 not UTF-8 as a
             whole, E308 the names of the columns, E309 not readable, E313 a bomb.
     """
     number = 0
-    for number, item in enumerate(islice(_every_row(path), limit), start=1):  # noqa: B007
+    for number, item in enumerate(islice(_every_row(path, binary), limit), start=1):  # noqa: B007
         yield item
     if number == 0:
         raise DataError(
@@ -114,14 +115,14 @@ def _digest(file: Path, name: str) -> str:
         raise _unreadable(error, name) from error
 
 
-def _every_row(path: Path) -> Iterator[Row | BadRow]:
+def _every_row(path: Path, binary: bool) -> Iterator[Row | BadRow]:
     if str(path).startswith(HUB):
         yield from _hub(str(path).removeprefix(HUB))
         return
     files = source_files(path)
     for file, name in files:
         empty = True
-        for item in _file_rows(file, name):
+        for item in _file_rows(file, name, binary):
             empty = False
             yield item
         if empty and len(files) > 1:
@@ -129,11 +130,14 @@ def _every_row(path: Path) -> Iterator[Row | BadRow]:
     yield from _left_out(path)
 
 
-def _file_rows(file: Path, name: str) -> Iterator[Row | BadRow]:
+def _file_rows(file: Path, name: str, binary: bool) -> Iterator[Row | BadRow]:
     read = _reader(file)
     try:
         with opened(file, name) as stream:
-            yield from read(stream if read in BINARY else text_of(stream, name), name)
+            if binary and read is read_parquet:
+                yield from read_parquet(stream, name, binary=True)
+            else:
+                yield from read(stream if read in BINARY else text_of(stream, name), name)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             306, "The compressed file is damaged or cut off", place=name, received=str(error), fix="copy it again"

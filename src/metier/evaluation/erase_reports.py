@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metier.core.project import Project, read_json, write_bytes
-from metier.core.subject import Subject, Trace, relative
+from metier.core.subject import Subject, Trace, canonical, relative
 from metier.evaluation import card, report
 from metier.evaluation.result import Report
 
@@ -43,7 +43,7 @@ class PredictionStore:
         for folder in report_folders(self._project):
             for file in sorted((folder / "predictions").glob("*.jsonl")):
                 lines = file.read_bytes().splitlines(keepends=True)
-                kept = [line for line in lines if not (subject.in_example(json.loads(line)) or subject.seen(line))]
+                kept = [line for line in lines if not (subject.in_example(json.loads(line)) or subject.tells(line))]
                 if len(kept) < len(lines):
                     if write:
                         write_bytes(file, b"".join(kept))
@@ -117,7 +117,7 @@ def _without(folder: Path, subject: Subject) -> tuple[dict[str, Any], int]:
         s
         for s in slices
         if s["column"] in subject.columns
-        and (s["value"] == subject.key or f"{version}:{s['value']}" in subject.pseudonyms)
+        and (subject.is_key(s["value"]) or f"{version}:{canonical(str(s['value']))}" in subject.pseudonyms)
     ]
     if not (theirs or subject.seen(file.read_bytes()) or not subject.ids.isdisjoint(_shown(value))):
         return value, 0
