@@ -20,7 +20,7 @@ from metier.core.run import Run
 from metier.core.scan import paths, scan
 from metier.core.subject import Store, Subject, relative, says_enough
 from metier.core.types import SPLITS
-from metier.data import subjects
+from metier.data import subject_rows, subjects
 from metier.data.erase_caches import TokenCacheStore
 from metier.data.erase_private import PrivateListStore, VaultStore
 from metier.data.erase_sources import SourceStore
@@ -77,11 +77,11 @@ def prepare(project: Project, key: str, also: Iterable[str] = (), progress: Prog
     key, further = composed(key), frozenset(map(composed, also))
     state = _state(project)
     recipes, unread = _recipes(project)
-    sources = subjects.stated_sources(project, recipes)
-    columns = subjects.columns_of(sources)
+    sources = subject_rows.stated_sources(project, recipes)
+    columns = subject_rows.columns_of(sources)
     _enough(key, further, columns)
     vaults = VaultStore(project)
-    rows = subjects.Rows(project, sources)
+    rows = subject_rows.Rows(project, sources)
     replaced, unknown = pseudonyms(project, Subject(key, columns, scopes=rows.scopes))
     named = Subject(key, columns, further | vaults.surrogates([key, *further]), pseudonyms=replaced)
     subject_hash = audit.pseudonym(project, key)
@@ -232,12 +232,13 @@ def _state(project: Project) -> str:
 
 def _unknown_runs(project: Project) -> list[str]:
     """Return a note for each run whose rows nobody can look up: the version that it read is gone."""
-    known = subjects.digests(project)
+    known = subject_rows.digests(project)
     found = []
     for run in map(Run, project.run_dirs()):
         status = run.status()
         if status.get("dataset_digest") and status["dataset_digest"] not in known:
-            found.append(f"run {run.number}: {status.get('dataset')} is gone; whether the run saw the rows is not known")
+            read = status.get("dataset")
+            found.append(f"run {run.number}: {read} is gone; whether the run saw the rows is not known")
     return found
 
 
@@ -272,7 +273,6 @@ def _runs(project: Project, versions: Sequence[dict[str, Any]]) -> list[dict[str
                 }
                 more = True
     return [found[number] for number in sorted(found)]
-
 
 
 def _models(project: Project, runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -245,7 +245,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
 
 
 def _write(handle: int, data: bytes) -> None:
-    """Write all bytes: the system may take a part of them, such as when the disk fills up, and say so without an error."""
+    """Write all bytes: the system may take a part of them, as when the disk fills up, and say so without an error."""
     while data:
         data = data[os.write(handle, data) :]
 

@@ -3,9 +3,9 @@
 One search serves rows and raw files, so that both find the same. A text is found in UTF-8, composed or decomposed (NFC,
 NFD: some systems export the second), with the escapes of JSON, YAML, HTML and CSV, and as a whole word: no letter or
 digit of any script stands beside it. A typographic sign is neither, nor is the escape `\\n`, which ends in a letter in
-the bytes of a JSON file. Beside letters of scripts that are written without spaces, a word ends wherever it is found.
+the bytes of a JSON file. Letters of a script that is written without spaces may stand beside a word, too.
 
-Left out: letters that only look alike, and percent escapes. Other encodings are decoded by who reads the file (scan.py).
+Left out: letters that only look alike, and percent escapes. Other encodings are decoded by who reads them (scan.py).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _ESCAPED = re.compile(rb"(?:\\u[0-9a-fA-F]{4})+")
 _SPACE = (
     rb"(?:\s|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8b\xa8\xa9\xaf]|\xe2\x81[\x9f\xa0]|\xe3\x80\x80|\xef\xbb\xbf"
     rb"|\\[nrtvf]|\\x(?:85|[aA]0)|\\u(?:0085|00[aA]0|1680|20(?:0[0-9aAbB]|2[89fF]|5[fF]|60)|3000|[fF][eE][fF][fF])"
-    rb"|&nbsp;|&#160;|&#x[aA]0;)+"
+    rb"|\\[\n ]|&nbsp;|&#160;|&#x[aA]0;)+"
 )
 _WINDOW_BYTES = 24
 """How much before a find is decoded: the last letter, with its marks."""

@@ -1,8 +1,8 @@
 """Look through every byte of a folder for a person who was erased: names of files and folders, and their content.
 
 What a file is, its first bytes say. gzip, bzip2, xz, zstandard (where the package is there) and ZIP are unpacked on the
-way, in each other up to MAX_DEPTH and up to MAX_RATIO times their size; UTF-16 and UTF-32 are read as text; a tar archive
-is the bytes of its files. What cannot be read so is looked at byte by byte, and named in the result: archives of other
+way, in each other up to MAX_DEPTH and up to MAX_RATIO times their size; UTF-16 and UTF-32 are read as text; the bytes of
+a tar archive are those of its files. What cannot be read so is looked at byte by byte, and named: archives of other
 kinds, databases, documents whose text is packed or lies in pieces, links that lead out. What the stores ask as rows
 (Parquet, PDF, DOCX, vaults) need not be named.
 

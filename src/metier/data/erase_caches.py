@@ -13,7 +13,7 @@ from pathlib import Path
 from metier.core.errors import ConfigError
 from metier.core.project import Project, read_json
 from metier.core.subject import Subject, Trace, relative
-from metier.data.subjects import manifests
+from metier.data.subject_rows import manifests
 
 
 class TokenCacheStore:

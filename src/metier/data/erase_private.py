@@ -59,8 +59,8 @@ class PrivateListStore:
 
 
 class VaultStore:
-    """Vaults of surrogates: an entry goes whose value is a name of the subject or holds a word of theirs alone, or whose
-    surrogate stands in their examples alone: that tells where the source is gone.
+    """Vaults of surrogates: an entry goes whose value is a name of the subject or holds a word of theirs alone, or
+    whose surrogate stands in their examples alone: that tells where the source is gone.
 
     An entry whose words others use too, such as a common first name, cannot be told to be theirs and stays.
     """

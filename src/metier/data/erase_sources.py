@@ -24,7 +24,7 @@ from metier.core.project import Project, disk_errors, fsync_directory
 from metier.core.subject import Subject, Trace, relative
 from metier.data.rows import BadRow, Row
 from metier.data.source import file_kind
-from metier.data.subjects import rows_of
+from metier.data.subject_rows import rows_of
 
 _BY_LINE = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".tab"})
 _TEXT = frozenset({".txt", ".md", ".html", ".htm"})

@@ -33,7 +33,7 @@ from metier.data.canaries import without
 from metier.data.figures import measure
 from metier.data.labels import labels_of
 from metier.data.privacy import anonymity
-from metier.data.subjects import Scope, scope_of
+from metier.data.subject_rows import Scope, scope_of
 from metier.data.versions import Dataset, content_digest, kinds_of, locked, number_of
 
 

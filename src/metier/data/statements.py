@@ -46,7 +46,7 @@ def is_source(project: Project, one: str, other: str) -> bool:
 
 
 def same_rows(project: Project, one: str, other: str) -> bool:
-    """Whether two sources, as recipes write them, may have rows in common: the same file, or a folder or glob with it."""
+    """Whether two sources, as recipes write them, may have rows in common: one file, or a folder or glob with it."""
     if is_source(project, one, other):
         return True
     if one.startswith(HUB) or other.startswith(HUB):

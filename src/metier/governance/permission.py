@@ -1,8 +1,8 @@
 """May this source be used for this purpose? What is stated is always enforced; what is not stated is refused when the
 project or the recipe says `gates: {permission: required}`.
 
-It is asked by every verb that uses the rows: preparing, training, going on with a run, evaluating. A finished model is not
-its rows: to talk to it or to export it asks nothing.
+Every verb that uses the rows asks: preparing, training, going on with a run, evaluating. A finished model is not its
+rows: to talk to it and to export it asks nothing.
 
 Left out: reading consent records from elsewhere. A withdrawal blocks the next use; `metier erase` takes the rows out.
 """

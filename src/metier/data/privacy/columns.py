@@ -40,7 +40,7 @@ def check(columns: dict[str, str]) -> dict[str, str]:
 
 
 def tells_apart(action: str, strategy: str) -> bool:
-    """Whether the values of a column still say which rows are one person's: those that stay, and surrogates of their own.
+    """Whether a column still says which rows are one person's: one that stays, and surrogates of their own.
 
     Tags, masks, read text and coarser values are the same for many, or another one each time.
     """
