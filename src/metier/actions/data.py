@@ -51,9 +51,7 @@ class Preview(BaseModel):
 
 
 @sharing("metier data prepare")
-def prepare(
-    recipe: Recipe, project: Project, progress: Progress | None = None, *, again: bool = False
-) -> Dataset:
+def prepare(recipe: Recipe, project: Project, progress: Progress | None = None, *, again: bool = False) -> Dataset:
     """Make (or find) the dataset version of a recipe, and its data card and report beside it.
 
     They are written anew where the recipe says something else of its audience than before.

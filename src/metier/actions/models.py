@@ -184,9 +184,7 @@ def export(
         return _exported(project, ref, to, form, progress)
 
 
-def _exported(
-    project: Project, ref: str, to: Path, form: str, progress: Progress | None
-) -> dict[str, Any]:
+def _exported(project: Project, ref: str, to: Path, form: str, progress: Progress | None) -> dict[str, Any]:
     parts, run = loaded(project, ref, progress)
     which: Literal["hf", "peft"] = "peft" if form == "peft" else "hf"
     texts = _prompt_file(Question.of(parts))

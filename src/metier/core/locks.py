@@ -94,7 +94,7 @@ def sharing(
 
     def around(act: Callable[Concatenate[_A, Project, _P], _T]) -> Callable[Concatenate[_A, Project, _P], _T]:
         @functools.wraps(act)
-        def acting(first: _A, project: Project, *args: _P.args, **words: _P.kwargs) -> _T:
+        def acting(first: _A, project: Project, /, *args: _P.args, **words: _P.kwargs) -> _T:
             progress: Any = words.get("progress")
             with together(project, what, (lambda text: progress(text, 0, None)) if progress else None):
                 return act(first, project, *args, **words)

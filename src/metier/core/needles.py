@@ -93,9 +93,11 @@ def written(text: str, *, exact: bool) -> bytes:
 def unescaped(data: bytes) -> bytes:
     """Return bytes with JSON's escapes of four digits in them as UTF-8."""
     return _ESCAPED.sub(
-        lambda run: bytes.fromhex(run[0].replace(rb"\u", b"").decode())
-        .decode("utf-16-be", "replace")
-        .encode("utf-8", "replace"),
+        lambda run: (
+            bytes.fromhex(run[0].replace(rb"\u", b"").decode())
+            .decode("utf-16-be", "replace")
+            .encode("utf-8", "replace")
+        ),
         data,
     )
 

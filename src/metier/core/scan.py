@@ -1,10 +1,10 @@
 """Look through every byte of a folder for a person who was erased: names of files and folders, and their content.
 
 What a file is, its first bytes say. gzip, bzip2, xz, zstandard (where the package is there) and ZIP are unpacked on the
-way, in each other up to MAX_DEPTH and up to MAX_RATIO times their size; UTF-16 and UTF-32 are read as text; the bytes of
-a tar archive are those of its files. What cannot be read so is looked at byte by byte, and named: archives of other
-kinds, databases, documents whose text is packed or lies in pieces, links that lead out. What the stores ask as rows
-(Parquet, PDF, DOCX, vaults) need not be named.
+way, in each other up to MAX_DEPTH and up to MAX_RATIO times their size; UTF-16 and UTF-32 are read as text; a tar file
+is the bytes of its files. What cannot be read so is looked at byte by byte, and named: archives of other kinds,
+databases, documents whose text is packed or lies in pieces, links that lead out. What the stores ask as rows (Parquet,
+PDF, DOCX, vaults) need not be named.
 
 Left out: what lies under `.git` (its objects are compressed, and its history is its owner's to rewrite), and pictures
 and sound, in which nothing is looked for but bytes.
@@ -96,7 +96,7 @@ def scan(
         if path.is_symlink():
             if link := _leads_out(path, root):
                 found.unread.append(f"{name}: {link}")
-            if subject.named(name) or subject.named(os.readlink(path)):
+            if subject.named(name) or subject.named(str(path.readlink())):
                 found.hits.append(name)
             continue
         if path.is_dir():  # an empty one has nothing but its name
@@ -213,7 +213,7 @@ class _Look:
         elif head.startswith(b"BZh"):
             unpacking = bz2.BZ2File(stream)
         elif head.startswith(b"\xfd7zXZ\x00"):
-            unpacking = lzma.LZMAFile(stream)
+            unpacking = lzma.LZMAFile(stream)  # noqa: SIM115 (closed below, as the others)
         elif head.startswith(b"\x28\xb5\x2f\xfd"):
             unpacking = need("zstandard", "look through what is compressed by it").open(stream, "rb", closefd=False)
         else:

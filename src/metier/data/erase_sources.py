@@ -152,9 +152,7 @@ def _kept(value: Any, subject: Subject, columns: Columns) -> Any:
     """Return a JSON document without the subject's rows: the elements of its list, or of the list it holds."""
 
     def theirs(row: Any) -> bool:  # what is no object was read as a bad row
-        return subject.in_row(row, columns) or (
-            not isinstance(row, dict) and subject.in_raw(_document(row), columns)
-        )
+        return subject.in_row(row, columns) or (not isinstance(row, dict) and subject.in_raw(_document(row), columns))
 
     if isinstance(value, list):
         return [row for row in value if not theirs(row)]

@@ -188,9 +188,7 @@ def _is_theirs(value: dict[str, Any], subject: Subject, scope: Scope) -> bool:
     return subject.in_example(value, scope.of(value.get("place")))
 
 
-def _kept(
-    folder: Path, subject: Subject, scope: Scope
-) -> tuple[dict[Split, list[Example]], dict[str, bytes]]:
+def _kept(folder: Path, subject: Subject, scope: Scope) -> tuple[dict[Split, list[Example]], dict[str, bytes]]:
     """Return the examples that stay, and the files of the splits: their lines as they were."""
     splits: dict[Split, list[Example]] = {}
     files = {}

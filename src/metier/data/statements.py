@@ -31,7 +31,11 @@ class Statement:
 
 
 def statements(project: Project) -> list[Statement]:
-    """Return what the files in `recipes/` state of their sources; sources of which nothing is stated are left out."""
+    """Return what the files in `recipes/` state of their sources; sources of which nothing is stated are left out.
+
+    Raises:
+        ConfigError: E204, E205, a file with a permission in it that is no YAML.
+    """
     return [found for file in sorted((project.root / "recipes").glob("*.y*ml")) for found in _of(file)]
 
 
@@ -62,8 +66,14 @@ def same_rows(project: Project, one: str, other: str) -> bool:
 
 def _of(file: Path) -> Iterator[Statement]:
     try:
-        marked = load_marked(file.read_text(encoding="utf-8-sig"), file.name)
-    except (OSError, UnicodeDecodeError, ConfigError):
+        text = file.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return
+    try:
+        marked = load_marked(text, f"recipes/{file.name}")
+    except ConfigError:
+        if "permission" in text:  # who may be withdrawing a consent must be heard
+            raise
         return
     data = marked.value.get("data") if isinstance(marked.value, dict) else None
     sources = data.get("sources") if isinstance(data, dict) else None

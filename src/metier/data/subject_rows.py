@@ -26,6 +26,7 @@ from metier.data.reading import named_path
 from metier.data.rows import Row, shown_name
 from metier.data.similar import comparable
 from metier.data.source import HUB, READERS, file_kind, read_rows, source_files
+from metier.data.statements import same_rows
 from metier.data.steps import deidentify
 
 Progress = Callable[[str, int, int | None], None]
@@ -103,12 +104,14 @@ def scopes_of(project: Project, sources: Iterable[Source]) -> frozenset[str]:
     # What lies here the stores ask as rows, each with the columns of its source: the byte scan looks for no columns.
     found = {f"/{folder}\t" for folder in ("datasets", "private", "runs")}
     root = project.root.resolve()
-    for source in sources:
-        column = subject_key(source) or ""
-        names = {f"={source.path}", *([source.path] if source.path.startswith(HUB) else [])}
+    stated = list(sources)
+    for source in stated:
+        rows = [(source.path, {f"={source.path}", *([source.path] if source.path.startswith(HUB) else [])})]
         for file, shown in _files(source.path, project)[0]:
-            names |= {f"/{relative(file.resolve(), root)}", shown}
-        found |= {f"{name}\t{column}" for name in names}
+            rows.append((str(file), {f"/{relative(file.resolve(), root)}", shown}))
+        for path, names in rows:
+            columns = {subject_key(other) or "" for other in stated if same_rows(project, other.path, path)}
+            found |= {f"{name}\t{column}" for name in names for column in columns}
     return frozenset(found)
 
 
@@ -121,7 +124,7 @@ def scope_of(manifest: Mapping[str, Any], subject: Subject) -> Scope:
         path = str(source["path"])
         columns = subject.columns_at(f"={path}") - blurred
         name = path if path.startswith(HUB) else shown_name(Path(path).name)
-        if name == path or (file_kind(Path(path)) in READERS and not any(mark in path for mark in "*?[")):
+        if path.startswith(HUB) or (file_kind(Path(path)) in READERS and not any(mark in path for mark in "*?[")):
             names[name] = names.get(name, frozenset()) | columns
         else:
             folders |= columns

@@ -24,18 +24,24 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def test_who_is_at_work_is_named_where_an_erasure_is_refused(project: Project) -> None:
-    with locks.together(project, "metier data prepare"), pytest.raises(ConfigError, match="E293") as refused:
-        with locks.alone(project, "metier erase"):
-            raise AssertionError("it had the project alone")
+    with (
+        locks.together(project, "metier data prepare"),
+        pytest.raises(ConfigError, match="E293") as refused,
+        locks.alone(project, "metier erase"),
+    ):
+        raise AssertionError("it had the project alone")
     assert "metier data prepare" in refused.value.received and "process" in refused.value.received
     with locks.alone(project, "metier erase"):
         pass
 
 
 def test_two_erasures_do_not_run_at_once(project: Project) -> None:
-    with locks.alone(project, "metier erase"), pytest.raises(ConfigError, match="E293") as refused:
-        with locks.alone(project, "metier erase"):
-            raise AssertionError("two had the project alone")
+    with (
+        locks.alone(project, "metier erase"),
+        pytest.raises(ConfigError, match="E293") as refused,
+        locks.alone(project, "metier erase"),
+    ):
+        raise AssertionError("two had the project alone")
     assert "metier erase" in refused.value.received
 
 

@@ -77,7 +77,7 @@ def test_both_forms_of_unicode_are_one_name(text: str, form: str, typed: str) ->
     escaped = json.dumps(there)
     assert seen(there, needle) and seen(escaped, needle) and seen(there.upper(), needle)
     assert seen(escaped.replace("\\u00e", "\\u00E"), needle)
-    assert seen(yaml.safe_dump({"x": there}), needle), "escapes of YAML"
+    assert seen(yaml.safe_dump({"x": there}, width=1000), needle), "escapes of YAML"
 
 
 def test_escapes_in_capitals_are_escapes() -> None:
@@ -91,8 +91,8 @@ def test_quotes_slashes_and_hyphens_of_a_name() -> None:
     quoted = ("'Siobhán O''Brien-Nagy'", r"Siobh\u00e1n O\u0027Brien-Nagy")
     for text in ("Siobhán O’Brien‑Nagy", "SIOBHÁN O'BRIEN–NAGY", *quoted):
         assert seen(text, needle), text
-    key = Needle.of("A/12-\"3\"", exact=True)
-    assert seen(r'{"x": "A\/12-\"3\""}', key) and seen('"A/12-""3"""', key) and not seen("a/12-\"3\"", key)
+    key = Needle.of('A/12-"3"', exact=True)
+    assert seen(r'{"x": "A\/12-\"3\""}', key) and seen('"A/12-""3"""', key) and not seen('a/12-"3"', key)
 
 
 @pytest.mark.parametrize("space", [" ", "\u00a0", "\u202f", "\u3000", "  \n  ", r"\n", r"\u00A0", "&nbsp;"])

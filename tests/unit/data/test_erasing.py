@@ -445,7 +445,14 @@ def test_a_json_document_that_is_no_list_of_rows_breaks_nothing(tmp_path: Path, 
 
 
 def test_a_row_that_names_them_with_a_sign_beside_it_goes(tmp_path: Path) -> None:
-    texts = ["“Anna Quill” said", "— Anna Quill", "Patient:\nAnna Quill’s", "Anna Quill…", "Annabel Quill", "Anna Quillo"]
+    texts = [
+        "“Anna Quill” said",
+        "— Anna Quill",
+        "Patient:\nAnna Quill’s",
+        "Anna Quill…",
+        "Annabel Quill",
+        "Anna Quillo",
+    ]
     lines = [json.dumps({"text": text}, ensure_ascii=i % 2 == 0) for i, text in enumerate(texts)]
     file = file_with(tmp_path / "data", "rows.jsonl", "\n".join(lines) + "\n")
     assert erased(file) == 4

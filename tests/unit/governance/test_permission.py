@@ -161,16 +161,14 @@ def test_the_marks_say_what_a_source_lacks_and_that_it_holds_personal_data(tmp_p
 def states(project: Project, permission: dict[str, Any] | str, path: str = "a.jsonl", name: str = "source") -> None:
     """Write a recipe into recipes/ that states this of a source."""
     stated = permission if isinstance(permission, str) else json.dumps(permission)
-    text = f"name: {name}\ndata:\n  sources:\n    - path: {path}\n      permission: {stated}\n"
+    text = f"name: {name}\ndata:\n  sources:\n    - path: {json.dumps(path)}\n      permission: {stated}\n"
     (project.root / "recipes" / f"{name}.yaml").write_text(text)
 
 
 WITHDRAWN = {**FULL, "consent_withdrawn": "2020-01-01"}
 
 
-@pytest.mark.parametrize(
-    "path", ["a.jsonl", "./a.jsonl", ".", "*.jsonl", "sub/../a.jsonl", "{root}/a.jsonl", "{root}"]
-)
+@pytest.mark.parametrize("path", ["a.jsonl", "./a.jsonl", ".", "*.jsonl", "sub/../a.jsonl", "{root}/a.jsonl", "{root}"])
 def test_a_withdrawal_in_the_recipe_that_states_the_source_blocks_every_version_of_it(
     tmp_path: Path, path: str
 ) -> None:
@@ -198,6 +196,9 @@ def test_a_day_without_quotes_and_a_wrong_key_hide_no_withdrawal(tmp_path: Path)
     states(project, "{consent_withdrawn: 2020-01-01, licence: CC-BY, personal_data: perhaps}")
     (project.root / "recipes" / "broken.yaml").write_text("name: [")
     with pytest.raises(PermissionDenied, match="E606"):
+        permitted(recipe, project)
+    (project.root / "recipes" / "broken.yaml").write_text("data: {sources: [{permission: {consent_withdrawn: ")
+    with pytest.raises(ConfigError, match=r"E204 .*recipes/broken.yaml"):
         permitted(recipe, project)
 
 
@@ -236,7 +237,7 @@ def test_rows_that_may_be_learned_from_may_be_measured_on_and_not_the_other_way_
 
 
 def test_the_version_that_a_run_read_is_judged(tmp_path: Path) -> None:
-    project, recipe = version(tmp_path, FULL, "optional")
+    project, _ = version(tmp_path, FULL, "optional")
     rows = "".join(json.dumps(row) + "\n" for row in chat_rows(41))
     (tmp_path / "b.jsonl").write_text(rows)
     build(Recipe.build({"name": "made", "data": {"sources": [{"path": "b.jsonl"}]}}), project)
