@@ -128,9 +128,8 @@ def _taken(file: IO[str], how: int) -> bool:
 def _sign(file: IO[str], what: str) -> None:
     """Write who has the project; of several that have it together, the last one."""
     with contextlib.suppress(OSError):  # a full disk: the lock holds without words
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "what": what, "since": now()}))
-        file.flush()
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), json.dumps({"pid": os.getpid(), "what": what, "since": now()}).encode())
 
 
 def _holder(file: IO[str]) -> str:
