@@ -125,7 +125,7 @@ class Subject:
         return (
             self.owns(row, columns)
             or (bool(self.rows) and row_digest(row) in self.rows and not self.others(row, columns))
-            or self.named("\n".join(told(row)))
+            or self.names(row)
         )
 
     def in_example(self, value: Mapping[str, Any], columns: frozenset[str] | None = None) -> bool:
@@ -137,7 +137,7 @@ class Subject:
         asked = self.columns_at(*names_of(value.get("place"))) if columns is None else columns
         meta = value.get("meta")
         mine = value.get("id") in self.ids and not self.others(meta, asked)
-        return mine or self.owns(meta, asked) or self.stands_in(value, asked) or self.named("\n".join(told(value)))
+        return mine or self.owns(meta, asked) or self.stands_in(value, asked) or self.names(value)
 
     def stands_in(self, value: Mapping[str, Any], columns: frozenset[str] | None = None) -> bool:
         """Whether a subject column of an example holds what stands for the person's key there."""
@@ -151,6 +151,10 @@ class Subject:
             return self.in_row(value, columns) or self.seen(raw, columns)
         cells = {canonical(cell) for d in ",;\t|" for line in _cells(text, d) for cell in line}
         return self._key in cells or self.seen(raw, columns) or row_digest(text) in self.rows
+
+    def names(self, value: Any) -> bool:
+        """Whether a text or number of JSON data holds the key (where it says enough) or one of the further texts."""
+        return bool(self._names) and self.named("\n".join(told(value)))
 
     # ── text ──
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from metier.core.project import Project
 from metier.core.recipe import Source
-from metier.core.subject import Matcher, Subject, fragments, strings, told
+from metier.core.subject import Matcher, Subject, fragments, strings
 from metier.data.similar import liken, normalise, words_of
 from metier.data.subject_rows import Found, Progress, Rows, manifests, texts_of
 
@@ -60,7 +60,7 @@ def gather(
     for row in rows.each(subject, progress, "looking for the subject"):
         if subject.owns(row.about, row.columns) or (row.id and subject.stands_in(row.value, row.columns)):
             own.append(row)
-        elif subject.named("\n".join(told(row.value))):
+        elif subject.names(row.value):
             named.append(row)
         elif row.digest and subject.owns(row.about):
             rows.unnamed(row)

@@ -20,6 +20,7 @@ from metier.core.errors import ConfigError, DataError, PermissionDenied
 from metier.core.project import Project, digest_file, read_json, write_json
 from metier.core.recipe import Recipe
 from metier.core.run import Run
+from metier.data import subjects
 from metier.governance import erasure
 
 PERSONS = people(24, seed=3)
@@ -330,3 +331,17 @@ def test_what_the_scan_cannot_open_stands_in_the_certificate(project: Project) -
     assert "notes.7z: a 7-Zip archive" in certificate["not_scanned"]
     (page,) = (project.root / "erasures").glob("*.md")
     assert "- notes.7z: a 7-Zip archive" in page.read_text()
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_person_is_looked_for_again_only_where_the_project_changed(
+    project: Project, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    looks: list[Any] = []
+    real = subjects.gather
+    monkeypatch.setattr(subjects, "gather", lambda *args, **words: looks.append(args) or real(*args, **words))
+    prepared = actions.prepare(project, ANNA.key, [ANNA.name])
+    if changed:
+        (project.root / "notes.txt").write_text("nothing of interest")
+    actions.erase(project, prepared)
+    assert len(looks) == 1 + changed

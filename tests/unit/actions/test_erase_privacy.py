@@ -18,6 +18,7 @@ from metier.core import audit
 from metier.core.extras import installed
 from metier.core.project import Project
 from metier.core.recipe import Recipe
+from metier.core.run import Run
 from metier.core.subject import Subject
 from metier.core.types import SPLITS, Example
 from metier.data.canaries import is_canary
@@ -257,3 +258,20 @@ def test_a_key_that_a_table_writes_as_a_fraction_is_told_by_its_surrogate(projec
     certificate = go(project, KEYS[4])
     told = {v["ref"]: sum(v["rows"].values()) for v in certificate["versions"]}
     assert told == {"data:notes@v1": ROWS_OF_EACH, version.ref: ROWS_OF_EACH}
+
+
+def test_answers_for_rows_whose_column_tells_nobody_apart_go_too(project: Project) -> None:
+    version = second(project, {"patient": "MRN"})
+    folder = project.new_run_dir("cpt", "second")
+    run = Run.create(folder, name="second", dataset=version.ref, dataset_digest=version.digest)
+    (folder / "predictions").mkdir()
+    file = folder / "predictions" / "test-run.jsonl"
+    answers = [
+        {"id": e.id, "place": e.place, "prompt": "p", "output": "o", "meta": dict(e.meta)}
+        for e in version.examples("train")
+    ]
+    file.write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    certificate = go(project, KEYS[2])
+    left = {e.id for e in Dataset.find(project, version.ref).examples("train")}
+    assert [json.loads(line) for line in file.open()] == [a for a in answers if a["id"] in left]
+    assert [facts["run"] for facts in certificate["runs"]] == [run.number] and len(left) < len(answers)
