@@ -39,29 +39,23 @@ def statements(project: Project) -> list[Statement]:
     return [found for file in sorted((project.root / "recipes").glob("*.y*ml")) for found in _of(file)]
 
 
-def is_source(project: Project, one: str, other: str) -> bool:
-    """Whether two paths, as recipes write them, are the same source."""
-    if one == other or one.startswith(HUB) or other.startswith(HUB):
+def located(project: Project, written: str) -> Path | str:
+    """Return where a source lies that a recipe names; a hub id, and a path with a variable that is not set, as it is."""
+    if written.startswith(HUB):
+        return written
+    try:
+        return project.path(written)
+    except ConfigError:
+        return written
+
+
+def overlap(one: Path | str, other: Path | str) -> bool:
+    """Whether two located sources may have rows in common: one file, or a folder or glob with it."""
+    if one == other or isinstance(one, str) or isinstance(other, str):
         return one == other
-    try:
-        return project.path(one) == project.path(other)
-    except ConfigError:  # a variable of another machine
-        return False
-
-
-def same_rows(project: Project, one: str, other: str) -> bool:
-    """Whether two sources, as recipes write them, may have rows in common: one file, or a folder or glob with it."""
-    if is_source(project, one, other):
+    if one.is_relative_to(other) or other.is_relative_to(one):
         return True
-    if one.startswith(HUB) or other.startswith(HUB):
-        return False
-    try:
-        first, second = project.path(one), project.path(other)
-    except ConfigError:  # as above
-        return False
-    if first.is_relative_to(second) or second.is_relative_to(first):
-        return True
-    return fnmatch.fnmatch(str(first), str(second)) or fnmatch.fnmatch(str(second), str(first))
+    return fnmatch.fnmatch(str(one), str(other)) or fnmatch.fnmatch(str(other), str(one))
 
 
 def _of(file: Path) -> Iterator[Statement]:

@@ -26,7 +26,7 @@ from metier.data.reading import named_path
 from metier.data.rows import Row, shown_name
 from metier.data.similar import comparable
 from metier.data.source import HUB, READERS, file_kind, read_rows, source_files
-from metier.data.statements import same_rows
+from metier.data.statements import located, overlap
 from metier.data.steps import deidentify
 
 Progress = Callable[[str, int, int | None], None]
@@ -104,13 +104,15 @@ def scopes_of(project: Project, sources: Iterable[Source]) -> frozenset[str]:
     # What lies here the stores ask as rows, each with the columns of its source: the byte scan looks for no columns.
     found = {f"/{folder}\t" for folder in ("datasets", "private", "runs")}
     root = project.root.resolve()
-    stated = list(sources)
-    for source in stated:
-        rows = [(source.path, {f"={source.path}", *([source.path] if source.path.startswith(HUB) else [])})]
-        for file, shown in _files(source.path, project)[0]:
-            rows.append((str(file), {f"/{relative(file.resolve(), root)}", shown}))
+    stated = [(source, located(project, source.path)) for source in sources]
+    for source, place in stated:
+        own = {f"={source.path}", *([source.path] if source.path.startswith(HUB) else [])}
+        rows: list[tuple[Path | str, set[str]]] = [(place, own)]
+        rows += [
+            (file, {f"/{relative(file.resolve(), root)}", shown}) for file, shown in _files(source.path, project)[0]
+        ]
         for path, names in rows:
-            columns = {subject_key(other) or "" for other in stated if same_rows(project, other.path, path)}
+            columns = {subject_key(other) or "" for other, there in stated if overlap(there, path)}
             found |= {f"{name}\t{column}" for name in names for column in columns}
     return frozenset(found)
 

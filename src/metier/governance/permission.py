@@ -16,7 +16,7 @@ from typing import Any, Literal
 from metier.core.errors import ConfigError, PermissionDenied
 from metier.core.project import Project, Settings
 from metier.core.recipe import Permission, Recipe, Source
-from metier.data.statements import is_source, same_rows, statements
+from metier.data.statements import located, overlap, statements
 from metier.data.versions import Dataset
 
 Gate = Literal["required", "optional"]
@@ -84,10 +84,12 @@ def permitted(
     asked: list[tuple[Source, str]] = []
     current: list[tuple[Source, str]] = []
     for source, place in judged:
-        said = [s for s in now if same_rows(project, s.path, source.path)]
-        found = [(source.model_copy(update={"permission": s.permission}), s) for s in said]
-        current += [(stating, s.place) for stating, s in found]
-        same = [(stating, s.place) for stating, s in found if is_source(project, s.path, source.path)]
+        here = located(project, source.path)
+        said = [
+            (source.model_copy(update={"permission": s.permission}), s.place, located(project, s.path)) for s in now
+        ]
+        current += [(stating, at) for stating, at, there in said if overlap(there, here)]
+        same = [(stating, at) for stating, at, there in said if there == here]
         # Of several recipes one that states everything is enough for the gate; what each states is enforced below.
         asked.append(min(same, key=lambda item: len(unstated(item[0].permission))) if old and same else (source, place))
     check(recipe, project.settings, sources=asked, purpose=purpose)
