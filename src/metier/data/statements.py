@@ -40,7 +40,7 @@ def statements(project: Project) -> list[Statement]:
 
 
 def located(project: Project, written: str) -> Path | str:
-    """Return where a source lies that a recipe names; a hub id, and a path with a variable that is not set, as it is."""
+    """Return where a source lies that a recipe names; a hub id, and a path with a variable that is not set, as is."""
     if written.startswith(HUB):
         return written
     try:

@@ -187,8 +187,13 @@ def second(project: Project, columns: dict[str, str], strategy: str = "tag") -> 
     return prepare(Recipe.build({"name": "second", "data": data}), project)
 
 
-@pytest.mark.parametrize("strategy", ["tag", "mask"])
-@pytest.mark.parametrize("action", ["MRN", "text", "tens", "drop", "zip3"])
+@pytest.mark.parametrize(
+    ("action", "strategy"),
+    [
+        *((action, strategy) for action in ("MRN", "text", "tens", "drop", "zip3") for strategy in ("tag", "mask")),
+        *((action, "surrogate") for action in ("text", "tens", "drop", "AGE")),
+    ],
+)
 def test_rows_whose_column_tells_nobody_apart_are_found_by_their_texts(
     project: Project, action: str, strategy: str
 ) -> None:
