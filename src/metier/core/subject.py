@@ -149,7 +149,8 @@ class Subject:
         value = _structure(text)
         if value is not None:
             return self.in_row(value, columns) or self.seen(raw, columns)
-        cells = {canonical(cell) for d in ",;\t|" for line in _cells(text, d) for cell in line}
+        asked = self.columns if columns is None else columns
+        cells = {canonical(cell) for d in ",;\t|" for line in _cells(text, d) for cell in line} if asked else set()
         return self._key in cells or self.seen(raw, columns) or row_digest(text) in self.rows
 
     def names(self, value: Any) -> bool:

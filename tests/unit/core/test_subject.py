@@ -166,6 +166,7 @@ def test_a_column_with_gaps_writes_its_keys_as_fractions() -> None:
     assert subject.others({"person": 18.0}) and not subject.others({"person": 17.0}) and not subject.others({})
     assert subject.seen(b'{"person": 17.0}') and not subject.seen(b'{"person": 17.5}')
     assert subject.in_raw(b"17.0,only two") and subject.in_raw(b"17")
+    assert not subject.in_raw(b"17,only two", frozenset()), "its file has no such column"
 
 
 @pytest.mark.parametrize("typed", ["NFC", "NFD"])
