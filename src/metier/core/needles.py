@@ -40,10 +40,10 @@ _ALIKE = {"'": "'’‘ʼ`´", "-": "-‐‑–"}
 
 _ESCAPE = rb"\\(?:[abefnrtv0]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})"
 _ESCAPE_BEFORE, _ESCAPE_BEHIND = re.compile(_ESCAPE + rb"\Z"), re.compile(_ESCAPE)
-_ESCAPED = re.compile(rb"(?:\\u[0-9a-fA-F]{4})+")
+_ESCAPED = re.compile(rb"(?:\\{1,8}u[0-9a-fA-F]{4})+")
 _SPACE = (
     rb"(?:\s|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8b\xa8\xa9\xaf]|\xe2\x81[\x9f\xa0]|\xe3\x80\x80|\xef\xbb\xbf"
-    rb"|\\[nrtvf]|\\x(?:85|[aA]0)|\\u(?:0085|00[aA]0|1680|20(?:0[0-9aAbB]|2[89fF]|5[fF]|60)|3000|[fF][eE][fF][fF])"
+    rb"|\\{1,8}[nrtvf]|\\{1,8}x(?:85|[aA]0)|\\{1,8}u(?:0085|00[aA]0|1680|20(?:0[0-9aAbB]|2[89fF]|5[fF]|60)|3000|[fF][eE][fF][fF])"
     rb"|\\[\n ]|&nbsp;|&#160;|&#x[aA]0;)+"
 )
 _WINDOW_BYTES = 24
@@ -91,10 +91,10 @@ def written(text: str, *, exact: bool) -> bytes:
 
 
 def unescaped(data: bytes) -> bytes:
-    """Return bytes with JSON's escapes of four digits in them as UTF-8."""
+    """Return bytes with JSON's escapes of four digits in them as UTF-8, also those of JSON within JSON."""
     return _ESCAPED.sub(
         lambda run: (
-            bytes.fromhex(run[0].replace(rb"\u", b"").decode())
+            bytes.fromhex(run[0].replace(b"\\", b"").replace(b"u", b"").decode())
             .decode("utf-16-be", "replace")
             .encode("utf-8", "replace")
         ),
@@ -132,16 +132,16 @@ def _character(character: str) -> bytes:
         return raw
     found, number = [raw], ord(character)
     units = character.encode("utf-16-be", "surrogatepass").hex()
-    found.append(b"".join(rb"\\u" + _hex(units[i : i + 4]) for i in range(0, len(units), 4)))
+    found.append(b"".join(rb"\\{1,8}u" + _hex(units[i : i + 4]) for i in range(0, len(units), 4)))
     if number < 0x100:
-        found.append(rb"\\x" + _hex(f"{number:02x}"))
+        found.append(rb"\\{1,8}x" + _hex(f"{number:02x}"))
     found += [b"&#%d;" % number, b"&#[xX]0*%s;" % _hex(f"{number:x}")]
     if number in codepoint2name:
         found.append(b"&%s;" % codepoint2name[number].encode())
     if character in "\"'":  # CSV and YAML write a quote twice
-        found += [raw + raw, rb"\\" + raw]
+        found += [raw + raw, rb"\\{1,8}" + raw, *([b"&apos;"] if character == "'" else [])]
     if character in "/\\":
-        found.append(rb"\\" + raw)
+        found.append(rb"\\{1,8}" + raw)
     return b"(?:%s)" % b"|".join(found)
 
 

@@ -112,3 +112,17 @@ def test_escapes_become_the_text_that_they_mean() -> None:
     text = "żółta łódka 😀 plain"
     assert unescaped(json.dumps(text).encode()).decode() == f'"{text}"'
     assert composed(" e\u0301 ") == "é"
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_json_within_json_is_read_as_far_as_it_goes(depth: int) -> None:
+    text = 'from Zoë\nO\'Müller "today", żółta łódka'
+    for _ in range(depth):
+        text = json.dumps(text)
+    assert seen(text, Needle.of("Zoë O'Müller", exact=False)) and "żółta łódka" in unescaped(text.encode()).decode()
+    assert seen("of Zoë O&apos;Müller", Needle.of("Zoë O'Müller", exact=False))
+
+
+def test_a_long_run_of_backslashes_takes_no_longer_than_other_bytes() -> None:
+    data = b"\\" * (1 << 20)
+    assert unescaped(data) == data and not ANNA.stands_in(data)
