@@ -227,7 +227,7 @@ class Subject:
         if columns not in self._by_columns:
             named = b"|".join(re.escape(_json(c)) for c in sorted(columns))
             value = written(self._key, exact=True)
-            pattern = re.compile(rb'"(?:%s)"\s*:\s*"?\s*%s(?!\.\d*[1-9])' % (named, value))
+            pattern = re.compile(rb'"(?:%s)"\s*:\s*(?:"\s*)?%s(?!\.\d*[1-9])' % (named, value))
             self._by_columns[columns] = Needle(pattern, '"', self._key[-1])
         return self._by_columns[columns]
 
