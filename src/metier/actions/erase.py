@@ -231,15 +231,22 @@ def _state(project: Project) -> str:
 
 
 def _unknown_runs(project: Project) -> list[str]:
-    """Return a note for each run whose rows nobody can look up: the version that it read is gone."""
+    """Return a note for each run whose rows nobody can look up: its version is gone, or itself, but for its models."""
     known = subject_rows.digests(project)
     found = []
-    for run in map(Run, project.run_dirs()):
+    runs = [Run(folder) for folder in project.run_dirs()]
+    for run in runs:
         status = run.status()
         if status.get("dataset_digest") and status["dataset_digest"] not in known:
             read = status.get("dataset")
             found.append(f"run {run.number}: {read} is gone; whether the run saw the rows is not known")
-    return found
+    said: dict[str, set[str]] = {"export": set(), "run.remove": set()}
+    for record in audit.records(project):
+        action, fields = str(record.get("action")), record.get("fields")
+        if action in said and isinstance(fields, dict):
+            said[action].add(str(fields.get("run")))
+    lost = said["export"] - said["run.remove"] - {run.id for run in runs}  # `runs rm` asks for the models first
+    return found + [f"run {name}: its folder is gone, and a model was exported from it" for name in sorted(lost)]
 
 
 def _staying(project: Project) -> list[str]:

@@ -345,3 +345,11 @@ def test_the_person_is_looked_for_again_only_where_the_project_changed(
         (project.root / "notes.txt").write_text("nothing of interest")
     actions.erase(project, prepared)
     assert len(looks) == 1 + changed
+
+
+def test_a_run_that_somebody_deleted_and_that_was_exported_is_named(project: Project) -> None:
+    for name in ("0007-aaaa", "0008-bbbb", run_of(project).id):
+        audit.append(project, "export", run=name, form="hf", parity=True)
+    audit.append(project, "run.remove", run="0008-bbbb", dataset=None)
+    notes = [note for note in go(project, ANNA)["not_scanned"] if note.startswith("run ")]
+    assert notes == ["run 0007-aaaa: its folder is gone, and a model was exported from it"]
