@@ -18,6 +18,7 @@ import numpy as np
 from metier.actions import packing
 from metier.actions.recipes import chat_template
 from metier.core.errors import ConfigError, DataError, MachineError
+from metier.core.locks import sharing
 from metier.core.project import Project, digest_json, read_json, write_json
 from metier.core.recipe import Recipe, semantic_values
 from metier.core.types import Labelled, Split
@@ -92,6 +93,7 @@ class Parts:
         }
 
 
+@sharing("preparing a run")
 def compose(
     recipe: Recipe,
     project: Project,
@@ -306,7 +308,8 @@ def _feed(
         progress(f"tokens of {split}", 0, dataset.count(split))
     table = TokenTable.cached(folder, key, method.encode(dataset.examples(split), encoder))
     if encoder.report.n or not beside.exists():
-        write_json(beside, {"report": asdict(encoder.report), "notes": dict(encoder.notes)})
+        told = {"report": asdict(encoder.report), "notes": dict(encoder.notes)}
+        write_json(beside, {"dataset": dataset.digest, **told})  # an erasure looks for tables of no version
     kept = read_json(beside)
     encoder.notes.clear()
     encoder.notes.update(kept["notes"])

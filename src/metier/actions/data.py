@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from metier.actions.compose import Progress, encoder_of, facts_of
 from metier.core import audit
 from metier.core.errors import ConfigError
+from metier.core.locks import sharing
 from metier.core.project import Project
 from metier.core.recipe import Recipe
 from metier.core.types import SPLITS, Example, to_json
@@ -49,16 +50,20 @@ class Preview(BaseModel):
         return "\n".join(lines)
 
 
-def prepare(recipe: Recipe, project: Project, progress: Progress | None = None) -> Dataset:
+@sharing("metier data prepare")
+def prepare(recipe: Recipe, project: Project, progress: Progress | None = None, *, again: bool = False) -> Dataset:
     """Make (or find) the dataset version of a recipe, and its data card and report beside it.
 
     They are written anew where the recipe says something else of its audience than before.
+
+    Args:
+        again: the recipe is the copy that a run keeps: what it states of its sources may be out of date.
 
     Raises:
         PermissionDenied: E601–E606, a source that may not be used for training.
         ConfigError, DataError, MachineError: as data/dataset.py's `build`.
     """
-    permitted(recipe, project)
+    permitted(recipe, project, again=again)
     dataset = build(recipe, project, progress=progress)
     said, known = stated(recipe), report.stated_in(dataset.dir)
     if known is None or (known != said and not recipe.data.dataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,15 @@ from typing import Any
 from metier.core import audit, erase_runs
 from metier.core.erase_runs import RunFileStore
 from metier.core.errors import ConfigError, DataError, MetierError
-from metier.core.project import Project, now
+from metier.core.locks import alone
+from metier.core.needles import composed
+from metier.core.project import Project, digest_bytes, now
 from metier.core.recipe import Recipe
 from metier.core.run import Run
-from metier.core.scan import scan
-from metier.core.subject import Store, Subject, says_enough
+from metier.core.scan import paths, scan
+from metier.core.subject import Store, Subject, relative, says_enough
 from metier.core.types import SPLITS
-from metier.data import subjects
+from metier.data import subject_rows, subjects
 from metier.data.erase_caches import TokenCacheStore
 from metier.data.erase_private import PrivateListStore, VaultStore
 from metier.data.erase_sources import SourceStore
@@ -34,7 +37,11 @@ _GIT = ".git: its history is its owner's to rewrite"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An erasure that could begin: the subject, the stores, what they have, and what the certificate will state."""
+    """An erasure that could begin: the subject, the stores, what they have, and what the certificate will state.
+
+    `asked` are the files whose rows the stores ask, `also` the further texts as they were given, `state` a digest of
+    what the project looked like: where it does not any more, everything is found again.
+    """
 
     subject: Subject
     stores: Sequence[Store]
@@ -42,10 +49,14 @@ class Prepared:
     found: list[dict[str, Any]]
     notes: dict[str, Any]
     earlier: list[dict[str, Any]]
+    asked: tuple[str, ...]
+    also: frozenset[str]
+    state: str
 
     def to_json(self) -> dict[str, Any]:
         """Return what would be done; nothing of the person's texts."""
-        return {name: self.notes[name] for name in ("subject", "versions", "runs", "models", "outside")} | {
+        shown = ("subject", "versions", "runs", "models", "outside", "not_scanned")
+        return {name: self.notes[name] for name in shown} | {
             "found": self.found,
             "interrupted": bool(self.journal.read()),
             "earlier": [c["certificate"] for c in self.earlier],
@@ -63,29 +74,30 @@ def prepare(project: Project, key: str, also: Iterable[str] = (), progress: Prog
         ConfigError: E292, a text says too little to be looked for, or nothing says where the key stands.
         DataError: E306–E309, a source cannot be read; E369, nothing of the subject is there; E365 a vault.
     """
-    key, further = key.strip(), frozenset(text.strip() for text in also)
+    key, further = composed(key), frozenset(map(composed, also))
+    state = _state(project)
     recipes, unread = _recipes(project)
-    sources = subjects.stated_sources(project, recipes)
-    columns = subjects.columns_of(sources)
+    sources = subject_rows.stated_sources(project, recipes)
+    columns = subject_rows.columns_of(sources)
     _enough(key, further, columns)
     vaults = VaultStore(project)
-    replaced, unknown = pseudonyms(project, key, columns)
+    rows = subject_rows.Rows(project, sources)
+    replaced, unknown = pseudonyms(project, Subject(key, columns, scopes=rows.scopes))
     named = Subject(key, columns, further | vaults.surrogates([key, *further]), pseudonyms=replaced)
     subject_hash = audit.pseudonym(project, key)
     journal = Journal(project, subject_hash)
     before = journal.read()
-    subject = subjects.gather(project, named, sources, _staying(project), progress)
+    subject = subjects.gather(project, named, sources, _staying(project), progress, rows)
     if before:
         subject = subject.merged(Subject.from_json(before["person"]))
-    inside, outside = subjects.source_files_of(project, sources)
     certificate = before.get("certificate") or f"erasure-{now()[:10].replace('-', '')}-{secrets.token_hex(4)}"
-    stores = stores_of(project, inside, certificate, audit.user())
+    stores = stores_of(project, rows.files, certificate, audit.user())
     found_now = VersionStore(project, certificate, audit.user()).affected(subject)
     affected = _joined(before.get("versions", []), found_now, "digest")
     runs = _joined(before.get("runs", []), _runs(project, affected), "run")
     found = erasure.found(stores, subject)
     earlier = erasure.certificates(project, subject_hash)
-    if not (found or before or earlier) and not scan(project.root, subject, skip=journal.dir, progress=progress)[0]:
+    if not (found or before or earlier) and not scan(project.root, subject, skip=journal.dir, progress=progress).hits:
         raise DataError(
             369,
             "Nothing of this subject is in the project",
@@ -101,11 +113,18 @@ def prepare(project: Project, key: str, also: Iterable[str] = (), progress: Prog
         "versions": affected,
         "runs": runs,
         "models": _joined(before.get("models", []), _models(project, runs), "to"),
-        "outside": outside,
-        "not_scanned": [*([_GIT] if (project.root / ".git").exists() else []), *unread, *unknown],
+        "outside": rows.outside,
+        "not_scanned": [
+            *([_GIT] if (project.root / ".git").exists() else []),
+            *unread,
+            *unknown,
+            *rows.notes,
+            *_unknown_runs(project),
+        ],
         "removed": before.get("removed", []),
     }
-    return Prepared(subject, stores, journal, found, notes, earlier)
+    asked = tuple(relative(file, project.root.resolve()) for file in rows.files)
+    return Prepared(subject, stores, journal, found, notes, earlier, asked, further, state)
 
 
 def stores_of(project: Project, files: Sequence[Path], certificate: str, who: str) -> list[Store]:
@@ -131,8 +150,10 @@ def stores_of(project: Project, files: Sequence[Path], certificate: str, who: st
 def erase(project: Project, prepared: Prepared, progress: Progress | None = None) -> dict[str, Any]:
     """Carry an erasure out and return its certificate; one that was interrupted is finished by the next call.
 
+    The project is its own from here to the byte scan. Where it changed since `prepare`, the person is looked for again.
+
     Raises:
-        ConfigError: E234, a run of the project is running.
+        ConfigError: E234, a run of the project is running; E293, something else is at work in it.
         DataError: E367, something is left.
         MachineError: E420–E422.
     """
@@ -141,6 +162,13 @@ def erase(project: Project, prepared: Prepared, progress: Progress | None = None
             raise ConfigError(
                 234, f"Run {run.number} is running", place=run.dir.name, fix=f"metier runs stop {run.number}"
             )
+    with alone(project, "metier erase"):
+        if _state(project) != prepared.state:
+            prepared = prepare(project, prepared.subject.key, prepared.also, progress)
+        return _erase(project, prepared, progress)
+
+
+def _erase(project: Project, prepared: Prepared, progress: Progress | None) -> dict[str, Any]:
     # Before the first row goes: a killed erasure must not leave a run that looks as if nothing had happened.
     prepared.journal.write({"person": prepared.subject.to_json(), **prepared.notes})
     rows = {facts["run"]: facts["rows"] for facts in prepared.notes["runs"]}
@@ -153,7 +181,13 @@ def erase(project: Project, prepared: Prepared, progress: Progress | None = None
             for text in erase_runs.warnings(Run(run_folder).status()):
                 warn(folder, text)
     return erasure.erase(
-        project, prepared.subject, prepared.stores, prepared.journal, prepared.notes, progress=progress
+        project,
+        prepared.subject,
+        prepared.stores,
+        prepared.journal,
+        prepared.notes,
+        asked=prepared.asked,
+        progress=progress,
     )
 
 
@@ -185,6 +219,36 @@ def _recipes(project: Project) -> tuple[list[Recipe], list[str]]:
     return found, unread
 
 
+def _state(project: Project) -> str:
+    """Return a digest of the names, sizes and times of the files of a project: what was found holds for these."""
+    seen = []
+    for path in paths(project.root):
+        if path.suffix != ".lock" and not path.is_dir():
+            with contextlib.suppress(FileNotFoundError):  # a temporary file of another process
+                facts = path.lstat()
+                seen.append((str(path), facts.st_size, facts.st_mtime_ns))
+    return digest_bytes(repr(seen).encode())
+
+
+def _unknown_runs(project: Project) -> list[str]:
+    """Return a note for each run whose rows nobody can look up: its version is gone, or itself, but for its models."""
+    known = subject_rows.digests(project)
+    found = []
+    runs = [Run(folder) for folder in project.run_dirs()]
+    for run in runs:
+        status = run.status()
+        if status.get("dataset_digest") and status["dataset_digest"] not in known:
+            read = status.get("dataset")
+            found.append(f"run {run.number}: {read} is gone; whether the run saw the rows is not known")
+    said: dict[str, set[str]] = {"export": set(), "run.remove": set()}
+    for record in audit.records(project):
+        action, fields = str(record.get("action")), record.get("fields")
+        if action in said and isinstance(fields, dict):
+            said[action].add(str(fields.get("run")))
+    lost = said["export"] - said["run.remove"] - {run.id for run in runs}  # `runs rm` asks for the models first
+    return found + [f"run {name}: its folder is gone, and a model was exported from it" for name in sorted(lost)]
+
+
 def _staying(project: Project) -> list[str]:
     """Return the texts of the project that are nobody's: its recipes, whose prompts stand in every row."""
     files = [project.file, *sorted((project.root / "recipes").glob("*.y*ml"))]
@@ -207,7 +271,7 @@ def _runs(project: Project, versions: Sequence[dict[str, Any]]) -> list[dict[str
         exports = {(project.root / model["to"]).resolve(): model["run"] for model in _models(project, found.values())}
         more = False
         for run in (r for r in runs if r.number not in found):
-            base = _base_of(run, project)
+            base = erase_runs.base_of(run, project)
             if base in exports:
                 found[run.number] = {
                     "run": run.number,
@@ -216,16 +280,6 @@ def _runs(project: Project, versions: Sequence[dict[str, Any]]) -> list[dict[str
                 }
                 more = True
     return [found[number] for number in sorted(found)]
-
-
-def _base_of(run: Run, project: Project) -> Path | None:
-    """Return the directory of the base that a run began with, None where it was none."""
-    name = str(run.status().get("model") or "").removeprefix("file:")
-    try:
-        path = project.path(name)
-    except ConfigError:  # a variable of another machine
-        return None
-    return path if name and path.is_dir() else None
 
 
 def _models(project: Project, runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

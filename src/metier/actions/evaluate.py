@@ -18,6 +18,7 @@ from metier.actions.compose import Parts, Progress, checkpoint_of, compose, for_
 from metier.actions.recipes import RESOLVED, WRITTEN, kept
 from metier.core import audit, erase_runs, refs
 from metier.core.errors import ConfigError
+from metier.core.locks import together
 from metier.core.project import Project, digest_file, digest_json, read_json
 from metier.core.recipe import Recipe
 from metier.core.run import Run
@@ -30,6 +31,7 @@ from metier.evaluation.inputs import EvaluationInput
 from metier.evaluation.records import read_predictions
 from metier.evaluation.result import Report
 from metier.evaluation.versus import Comparison, versus
+from metier.governance.permission import permitted
 from metier.metrics import Prediction, metric
 from metier.training import checkpoint
 from metier.training.validate import validate
@@ -52,9 +54,14 @@ def evaluate(project: Project, ref: str, split: Split = "test", progress: Progre
     Raises:
         ConfigError: E232 no such run, E235 no such checkpoint, E272 the targets are not those of the run's start.
         DataError: E360, the split has no rows.
+        PermissionDenied: E601–E606, its rows may not be used any more.
     """
-    parts, run = loaded(project, ref, progress)
-    return evaluate_parts(parts, run, split=split, path=_named(run, ref), progress=progress)
+    run = Run(project.run_dir(ref.partition("@")[0]))
+    dataset = run.status().get("dataset")
+    permitted(kept(run.dir), project, again=True, dataset=dataset, purpose="evaluation")
+    with together(project, f"metier evaluate {ref}"):  # predictions and report hold rows
+        parts, run = loaded(project, ref, progress)
+        return evaluate_parts(parts, run, split=split, path=_named(run, ref), progress=progress)
 
 
 def loaded(project: Project, ref: str, progress: Progress | None = None) -> tuple[Parts, Run]:

@@ -22,6 +22,7 @@ from metier.core.project import Project, read_json, write_json
 from metier.core.run import Run
 from metier.core.types import SPLITS
 from metier.data.versions import Dataset
+from metier.governance.permission import permitted
 from metier.models.memory import release_freed_memory
 from metier.training import checkpoint, loop
 from metier.training.calibration import calibrate
@@ -58,9 +59,12 @@ def execute(run: Run, project: Project, stop: Stop) -> None:
     environment = read_json(run.dir / "environment.json") if (run.dir / "environment.json").exists() else {}
     pinned = environment.get("pinned", {})
     run.event("phase", name="prepare", text="data, base model, tokens")
-    if not run.status().get("dataset"):
-        check_figures(recipe, prepare(recipe, project, progress=_progress(run)))  # the data report lies beside it
-    parts = compose(recipe, project, pinned=pinned, dataset=run.status().get("dataset"), progress=_progress(run))
+    if dataset := run.status().get("dataset"):
+        permitted(recipe, project, again=True, dataset=dataset)  # a run may have waited for long
+    else:
+        # The data report lies beside it.
+        check_figures(recipe, prepare(recipe, project, progress=_progress(run), again=True))
+    parts = compose(recipe, project, pinned=pinned, dataset=dataset, progress=_progress(run))
     remember(parts, environment)
     for name in ("trunk", compiling.KEY):  # decided later, and not anew
         if name in environment.get("choices", {}):

@@ -14,6 +14,7 @@ from metier.actions.evaluate import loaded, reported
 from metier.actions.question import Question
 from metier.core import audit, erase_runs
 from metier.core.errors import ConfigError, DataError, PermissionDenied
+from metier.core.locks import together
 from metier.core.project import SCHEMA_VERSION, Project, now, read_json
 from metier.core.run import Run
 from metier.core.types import Labelled, Message
@@ -187,13 +188,19 @@ def export(
 ) -> dict[str, Any]:
     """Write a run's model for other tools with its card and a parity certificate from a fresh process.
 
-    A checkpoint that was never evaluated has no card: the run's is that of the chosen one.
+    A checkpoint that was never evaluated has no card: the run's is that of the chosen one. What its sources may be used
+    for is not asked again: a finished model is not its rows, and an erasure lists it.
 
     Raises:
         PermissionDenied: E608, rows that the run was trained on were erased since.
         ConfigError, MachineError: as models/export.py.
     """
-    _not_erased(Run(project.run_dir(ref.partition("@")[0])))
+    with together(project, f"metier models export {ref}"):  # the card quotes rows
+        _not_erased(Run(project.run_dir(ref.partition("@")[0])))
+        return _exported(project, ref, to, form, progress)
+
+
+def _exported(project: Project, ref: str, to: Path, form: str, progress: Progress | None) -> dict[str, Any]:
     parts, run = loaded(project, ref, progress)
     which: Literal["hf", "peft"] = "peft" if form == "peft" else "hf"
     texts = _prompt_file(Question.of(parts))

@@ -10,6 +10,7 @@ from typing import Any
 
 from metier.core import audit, refs
 from metier.core.errors import ConfigError, DataError
+from metier.core.locks import sharing
 from metier.core.project import Project, digest_file, disk_errors, fsync_directory, read_json
 from metier.core.types import SPLITS, to_json
 from metier.data import review
@@ -37,6 +38,7 @@ class Reidentified:
     file: Path | None
 
 
+@sharing("metier data reidentify")
 def reidentify(
     source: str,
     project: Project,
@@ -99,6 +101,7 @@ def reidentify(
     return Reidentified(source, chosen, len(restored), restoring.num_restored, restoring.num_open, file)
 
 
+@sharing("metier data vault destroy")
 def destroy_vault(name: str, project: Project) -> list[str]:
     """Delete a vault, so that its surrogates can never be reversed; return the dataset versions that drew from it.
 
@@ -114,10 +117,11 @@ def destroy_vault(name: str, project: Project) -> list[str]:
         manifest = read_json(folder / "manifest.json")
         if (manifest.get("privacy") or {}).get("vault"):
             versions.append(f"data:{name}@{manifest['version']}")
-    audit.append(project, "data.vault.destroy", vault=name, sha256=digest_file(file), versions=versions)
-    with disk_errors(file):
-        file.unlink()
-        fsync_directory(file.parent)
+    with vault.locked(file):  # who draws from it now would write it again
+        audit.append(project, "data.vault.destroy", vault=name, sha256=digest_file(file), versions=versions)
+        with disk_errors(file):
+            file.unlink()
+            fsync_directory(file.parent)
     return versions
 
 

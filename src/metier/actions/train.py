@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from metier.actions.recipes import chat_template, keep, kept
 from metier.core import audit, jobs
 from metier.core.catalog import catalog
-from metier.core.erase_runs import MARK
+from metier.core.erase_runs import MARK, base_of
 from metier.core.errors import ConfigError, DataError, PermissionDenied
 from metier.core.project import Project, digest_json
 from metier.core.recipe import Recipe, differences
@@ -26,14 +26,17 @@ if TYPE_CHECKING:
     from metier.training.method import Method
 
 
-def create(recipe: Recipe, project: Project, recipe_text: str = "") -> Run:
+def create(recipe: Recipe, project: Project, recipe_text: str = "", *, again: bool = False) -> Run:
     """Make the run directory of a recipe; nothing runs yet.
+
+    Args:
+        again: the recipe is the copy of another run: what it states of its sources may be out of date.
 
     Raises:
         ConfigError: as `check_recipe`; E249, no such chat template.
         PermissionDenied: E601–E606, a source that may not be used for training.
     """
-    check_recipe(recipe, project)
+    check_recipe(recipe, project, again=again)
     text = chat_template(recipe, project)
     if text != recipe.model.chat_template:
         # The run keeps the template itself: a file that changes or goes away must not change what it was trained with.
@@ -54,15 +57,18 @@ def create(recipe: Recipe, project: Project, recipe_text: str = "") -> Run:
     return run
 
 
-def check_recipe(recipe: Recipe, project: Project) -> None:
+def check_recipe(recipe: Recipe, project: Project, *, again: bool = False, dataset: str | None = None) -> None:
     """Refuse what needs no row and no model to be seen wrong, before anything slow starts.
+
+    Args:
+        again, dataset: the recipe is the copy of a run that read this version.
 
     Raises:
         ConfigError: E277, `model.revision` of a base that has none; and as `check_kinds`.
         PermissionDenied: E601–E606, a source that may not be used for training.
     """
     check_kinds(recipe)
-    permitted(recipe, project)
+    permitted(recipe, project, again=again, dataset=dataset)
     name = recipe.model.name_or_path
     if recipe.model.revision is not None and (name == NANO or project.path(name.removeprefix("file:")).is_dir()):
         raise ConfigError(
@@ -209,13 +215,15 @@ def resume(project: Project, ref: str, overrides: Iterable[str] = (), *, fork: b
 
     Raises:
         ConfigError: E238 a semantic key would change; E239 the run is done; E234 it is running.
-        PermissionDenied: E607, rows of its dataset were erased since: it would go on with others.
+        PermissionDenied: E601–E606, its rows may not be used any more; E607, rows of its dataset were erased since: it
+            would go on with others.
     """
     run = Run(project.run_dir(ref))
     overrides = list(overrides)
     old, new = kept(run.dir), kept(run.dir, overrides)
     if fork:
-        return create(new, project)
+        # What is said of the data on the command line is no copy.
+        return create(new, project, again=not any(override.startswith("data.") for override in overrides))
     if run.held():
         raise ConfigError(
             234, f"Run {run.number} is running already", place=run.dir.name, fix=f"metier runs logs -f {run.number}"
@@ -246,7 +254,7 @@ def resume(project: Project, ref: str, overrides: Iterable[str] = (), *, fork: b
             received=shown,
             fix=f"metier runs resume {run.number} --fork {' '.join(overrides)}",
         )
-    check_recipe(new, project)
+    check_recipe(new, project, again=True, dataset=run.status().get("dataset"))
     keep(new, run.dir)
     audit.append(project, "train.resume", run=run.id, changed=[c.key for c in differences(old, new)])
     return run
@@ -256,11 +264,24 @@ def remove(project: Project, ref: str) -> Path:
     """Delete a run directory that no process holds and return its path.
 
     Raises:
-        ConfigError: E234, the run is running.
+        ConfigError: E234, the run is running; E294, a model of it is there, or a run that began with one.
     """
     run = Run(project.run_dir(ref))
     if run.held():
         raise ConfigError(234, f"Run {run.number} is running", place=run.dir.name, fix=f"metier runs stop {run.number}")
-    audit.append(project, "run.remove", run=run.id)
+    exports = {str(export["to"]): project.path(str(export["to"])) for export in run.status().get("exports", [])}
+    left = [to for to, path in exports.items() if path.exists()]
+    runs = [other for other in map(Run, project.run_dirs()) if base_of(other, project) in exports.values()]
+    left += [f"run {other.number}" for other in runs]
+    if left:
+        raise ConfigError(
+            294,
+            f"Run {run.number} says whose rows its models were trained on; an erasure could not find them without it",
+            place=run.dir.name,
+            received=", ".join(left),
+            expected="no model that was exported from the run, and no run that began with one",
+            fix=f"delete {left[0]} first, or keep the run",
+        )
+    audit.append(project, "run.remove", run=run.id, dataset=run.status().get("dataset_digest"))
     shutil.rmtree(run.dir)
     return run.dir

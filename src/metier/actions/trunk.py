@@ -88,6 +88,7 @@ def keep(parts: Parts, progress: Progress) -> int:
             choice.trunk,
             feed,
             budget_tokens=parts.plan.micro_batch_tokens,
+            dataset=parts.dataset.digest,
             progress=functools.partial(progress, f"frozen part over {split}"),
         )
         setattr(parts, split, replace(feed, trunk=cache))

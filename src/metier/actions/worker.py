@@ -19,6 +19,7 @@ from types import FrameType
 
 from metier.core import jobs
 from metier.core.errors import MachineError, MetierError
+from metier.core.locks import together
 from metier.core.project import Project, disk_errors
 from metier.core.run import Run
 
@@ -73,6 +74,7 @@ def main(run_dir: str) -> int:
             stack.enter_context(jobs.heartbeat(run))
             run.event("phase", name="queue", text="waiting for the machine's compute slot")
             stack.enter_context(jobs.compute_slot(run))
+            stack.enter_context(together(project, f"run {run.number}", lambda text: _waits(run, text)))
             # torch; imported once the run can report a failure
             from metier.actions.execute import execute
 
@@ -134,6 +136,10 @@ def _of_the_disk(error: Exception, run: Run) -> MachineError | None:
             raise error
     except MachineError as refusal:
         return refusal
+
+
+def _waits(run: Run, text: str) -> None:
+    run.event("phase", name="queued", text=text)
 
 
 def _set_aside(run: Run) -> None:

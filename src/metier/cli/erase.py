@@ -72,5 +72,6 @@ def _seen(facts: dict[str, Any]) -> str:
             "runs that saw the rows": ", ".join(str(run["run"]) for run in facts["runs"]) or "none",
             "models": ", ".join(model["to"] for model in facts["models"]) or "none",
             "outside, not changed": ", ".join(facts["outside"]),
+            "not looked through": "; ".join(facts["not_scanned"]),
         }
     )

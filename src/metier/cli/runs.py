@@ -169,7 +169,7 @@ def remove(
 ) -> None:
     """Delete runs with their checkpoints.
 
-    Exported models keep their own weights.
+    A run whose exported model is still there stays: it says whose rows the model was trained on.
     """
     from metier.actions import train as actions
 

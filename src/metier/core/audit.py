@@ -64,7 +64,7 @@ def append(project: Project, action: str, **fields: Any) -> dict[str, Any]:
             _drop_torn_tail(path)
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                os.write(handle, (_canonical(record) + "\n").encode())
+                _write(handle, (_canonical(record) + "\n").encode())
                 os.fsync(handle)
             finally:
                 os.close(handle)
@@ -239,9 +239,15 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             continue
         try:
             value = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         yield number, value if isinstance(value, dict) else None
+
+
+def _write(handle: int, data: bytes) -> None:
+    """Write all bytes: the system may take a part of them, as when the disk fills up, and say so without an error."""
+    while data:
+        data = data[os.write(handle, data) :]
 
 
 def _drop_torn_tail(path: Path) -> None:
@@ -255,7 +261,12 @@ def _drop_torn_tail(path: Path) -> None:
 
 def _authentic(key: bytes, record: dict[str, Any]) -> bool:
     body = {name: value for name, value in record.items() if name != "mac"}
-    return isinstance(record.get("seq"), int) and hmac.compare_digest(str(record.get("mac", "")), _mac(key, body))
+    try:
+        mac = _mac(key, body)
+    except RecursionError:  # deeper than any record of ours
+        return False
+    sealed = str(record.get("mac", "")).encode("utf-8", "replace")  # compare_digest refuses a text that is not ASCII
+    return isinstance(record.get("seq"), int) and hmac.compare_digest(sealed, mac.encode())
 
 
 def _mac(key: bytes, body: dict[str, Any]) -> str:

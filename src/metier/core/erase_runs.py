@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metier.core.errors import ConfigError
 from metier.core.project import Project, now, read_json, write_bytes, write_json
 from metier.core.run import Run
 from metier.core.subject import ERASED, Subject, Trace, relative
@@ -24,6 +25,14 @@ def mark(run: Run, certificate: str, rows: dict[str, int]) -> None:
     """Write down that rows which a run saw are gone; once per certificate."""
     marks = [m for m in run.status().get(MARK, []) if m["certificate"] != certificate]
     run.update(**{MARK: [*marks, {"certificate": certificate, "time": now(), "rows": rows}]})
+
+
+def base_of(run: Run, project: Project) -> Path | None:
+    """Return where the base lies, or lay, that a run began with; None where a variable of another machine says it."""
+    try:
+        return project.path(str(run.status().get("model") or "").removeprefix("file:"))
+    except ConfigError:
+        return None
 
 
 def warnings(status: Mapping[str, Any]) -> list[str]:

@@ -4,8 +4,9 @@ Rows are recognised by the value of a subject column, by the key or a further na
 (near duplicates, which data/subjects.py finds). Files that are made from rows (reports, logs, predictions) are
 recognised by the key, by the names and by *fragments*: pieces of the person's texts that stand in no row that stays.
 
-A key is looked for as a whole word, and only where it says enough: at least MIN_KEY characters, of digits MIN_DIGITS. A
-shorter one is recognised as the value of a subject column alone, since `17` stands in every file.
+A key is looked for as a whole word (core/needles.py), and only where it says enough: at least MIN_KEY characters, of
+digits MIN_DIGITS. A shorter one is recognised as the value of a subject column alone, since `17` stands in every file.
+A column is a subject column in the files whose source names it: `id` may number people in one and tickets in another.
 """
 
 from __future__ import annotations
@@ -13,28 +14,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from metier.core.fragments import Matcher, fragments
+from metier.core.needles import Needle, composed, unescaped, written
 
 ERASED = "(erased)"
 MIN_KEY, MIN_DIGITS = 6, 9
-FRAGMENT_BYTES = 24
-"""Length of a fragment: where twice as much of a text is left somewhere, it is found."""
-
-MAX_NEEDLE_BYTES = 4096
-"""The longest find of a pattern: two chunks of a file overlap by so much."""
-
-_PREFIX = 8
-_WORD = rb"[0-9A-Za-z_\x80-\xff]"
-_PLAIN = re.compile(r"""[^\x00-\x1f"'\\<>&\x7f\ud800-\udfff]+""")
-"""What stands in JSON, HTML and text in the same way: a fragment must not care where it is written."""
+_DENSE = 0x2E80
+"""From here on in Unicode a character says as much as two letters: Han, Kana, Hangul."""
+_WHOLE = re.compile(r"(-?\d+)\.0+")
+"""A whole number as a table with gaps writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +64,21 @@ class Store(Protocol):
 class Subject:
     """A person, as far as their traces are recognised by it. Private: it never goes into a log, an error or a card.
 
+    Where a method takes `columns`, they are the subject columns of the file that the row is from.
+
     Args:
         key: value of the subject columns.
-        columns: names of those columns.
+        columns: names of all subject columns.
         also: further texts that identify the person, such as the name; surrogates that stand for the key.
         rows: digests (`row_digest`) of source rows that are the person's texts without their key.
         ids: ids of the person's examples.
+        scopes: `name⇥column` of the files whose sources say which column is the subject's, with an empty column where
+            they name none; what no scope names has all columns. Names: see `columns_at`.
         pseudonyms: `id:surrogate` of the examples whose subject column holds what stands for the key, and
             `digest:surrogate` of the versions that they are in. A surrogate alone may be the key of somebody else.
         fragments: pieces of the person's texts that stand in no row that stays.
         words: words that stand in the person's source rows alone.
+        made: `vault⇥word` of the words that stand in the person's examples alone, among those that drew from a vault.
     """
 
     key: str
@@ -85,103 +86,159 @@ class Subject:
     also: frozenset[str] = frozenset()
     rows: frozenset[str] = frozenset()
     ids: frozenset[str] = frozenset()
+    scopes: frozenset[str] = field(default=frozenset(), repr=False)
     pseudonyms: frozenset[str] = field(default=frozenset(), repr=False)
     fragments: frozenset[str] = field(default=frozenset(), repr=False)
     words: frozenset[str] = field(default=frozenset(), repr=False)
+    made: frozenset[str] = field(default=frozenset(), repr=False)
 
     # ── rows ──
 
-    def owns(self, row: Any) -> bool:
+    def columns_at(self, *names: str) -> frozenset[str]:
+        """Return the subject columns of the first name that a scope has, all where none has.
+
+        Args:
+            names: `/data/rows.csv`, a file or a folder of the project; `=data/rows.csv`, a source as a recipe writes
+                it; `rows.csv`, as the place of a row has it.
+        """
+        return next((self._scopes[name] for name in names if name in self._scopes), self.columns)
+
+    def is_key(self, value: Any) -> bool:
+        """Whether a value is the key; 17 and 17.0 are `17`."""
+        return self._key in {canonical(text) for text in told(value)}
+
+    def owns(self, row: Any, columns: frozenset[str] | None = None) -> bool:
         """Whether a row (of an example: its `meta`) names the person in a subject column."""
-        return self.key in self._said(row)
+        return self._key in self._said(row, columns)
 
-    def others(self, row: Any) -> bool:
+    def others(self, row: Any, columns: frozenset[str] | None = None) -> bool:
         """Whether a row names somebody else in a subject column: what it has in common with the person's stays."""
-        return bool(self._said(row) - {self.key, ""})
+        return bool(self._said(row, columns) - {self._key, ""})
 
-    def _said(self, row: Any) -> set[str]:
+    def _said(self, row: Any, columns: frozenset[str] | None) -> set[str]:
         known = row if isinstance(row, Mapping) else {}
-        return {str(known[c]).strip() for c in self.columns if known.get(c) is not None}
+        asked = self.columns if columns is None else columns
+        return {canonical(text) for column in asked if column in known for text in told(known[column])}
 
-    def in_row(self, row: Any) -> bool:
+    def in_row(self, row: Any, columns: frozenset[str] | None = None) -> bool:
         """Whether a source row is the person's or names them."""
         return (
-            self.owns(row)
-            or (bool(self.rows) and row_digest(row) in self.rows and not self.others(row))
-            or self.named(_joined(row))
+            self.owns(row, columns)
+            or (bool(self.rows) and row_digest(row) in self.rows and not self.others(row, columns))
+            or self.names(row)
         )
 
-    def in_example(self, value: Mapping[str, Any]) -> bool:
-        """Whether an example as JSON data, or a prediction for one, is the person's or names them."""
+    def in_example(self, value: Mapping[str, Any], columns: frozenset[str] | None = None) -> bool:
+        """Whether an example as JSON data, or a prediction for one, is the person's or names them.
+
+        Args:
+            columns: default: those of the file that its `place` names.
+        """
+        asked = self.columns_at(*names_of(value.get("place"))) if columns is None else columns
         meta = value.get("meta")
-        mine = value.get("id") in self.ids and not self.others(meta)
-        return mine or self.owns(meta) or self.stands_in(value) or self.named(_joined(value))
+        mine = value.get("id") in self.ids and not self.others(meta, asked)
+        return mine or self.owns(meta, asked) or self.stands_in(value, asked) or self.names(value)
 
-    def stands_in(self, value: Mapping[str, Any]) -> bool:
+    def stands_in(self, value: Mapping[str, Any], columns: frozenset[str] | None = None) -> bool:
         """Whether a subject column of an example holds what stands for the person's key there."""
-        return any(f"{value.get('id')}:{said}" in self.pseudonyms for said in self._said(value.get("meta")))
+        return any(f"{value.get('id')}:{said}" in self.pseudonyms for said in self._said(value.get("meta"), columns))
 
-    def in_raw(self, raw: bytes) -> bool:
+    def in_raw(self, raw: bytes, columns: frozenset[str] | None = None) -> bool:
         """Whether a record that is no row (quarantine) may be the person's: by a field, a name, a text."""
         text = raw.decode("utf-8", "replace")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            cells = {cell.strip() for d in ",;\t|" for line in _cells(text, d) for cell in line}
-            return self.key in cells or self.seen(raw) or row_digest(text) in self.rows
-        return self.in_row(value) or self.seen(raw)
+        value = _structure(text)
+        if value is not None:
+            return self.in_row(value, columns) or self.seen(raw, columns)
+        asked = self.columns if columns is None else columns
+        cells = {canonical(cell) for d in ",;\t|" for line in _cells(text, d) for cell in line} if asked else set()
+        return self._key in cells or self.seen(raw, columns) or row_digest(text) in self.rows
+
+    def names(self, value: Any) -> bool:
+        """Whether a text or number of JSON data holds the key (where it says enough) or one of the further texts."""
+        return bool(self._names) and self.named("\n".join(told(value)))
 
     # ── text ──
 
     def named(self, text: str) -> bool:
         """Whether a text holds the key (where it says enough) or one of the further texts."""
-        return any(p.search(data) for data in [text.encode("utf-8", "replace")] for p in self._names)
+        data = (text if text.isascii() else composed(text)).encode("utf-8", "replace")
+        return any(needle.stands_in(data) for needle in self._names)
 
-    def seen(self, data: bytes) -> bool:
-        """Whether bytes hold a name, the key as the value of a subject column, or a fragment."""
-        return any(p.search(data) for p in self.patterns) or bool(self._matcher and self._matcher.any(data))
+    def tells(self, data: bytes) -> bool:
+        """Whether bytes hold a name or a fragment."""
+        if any(needle.stands_in(data) for needle in self._names):
+            return True
+        matcher = self._matcher
+        return matcher is not None and (matcher.any(data) or (rb"\u" in data and matcher.any(unescaped(data))))
+
+    def seen(self, data: bytes, columns: frozenset[str] | None = None) -> bool:
+        """Whether bytes hold a name, a fragment, or the key as the value of a subject column."""
+        needle = self._in_columns(self.columns if columns is None else columns)
+        return self.tells(data) or (needle is not None and needle.stands_in(data))
 
     def cut_out(self, data: bytes) -> tuple[bytes, int]:
         """Return bytes with every name and fragment in them replaced, and how many there were."""
         num = 0
-        for pattern in self.patterns:
-            data, n = pattern.subn(ERASED.encode(), data)
-            num += n
+        for needle in (*self._names, self._in_columns(self.columns)):
+            pieces, end = [], 0
+            for start, stop in needle.places(data) if needle else ():
+                pieces += [data[end:start], ERASED.encode()]
+                end = stop
+                num += 1
+            data = b"".join([*pieces, data[end:]])
         for piece in set(self._matcher.found(data)) if self._matcher else ():
             num += data.count(piece)
             data = data.replace(piece, ERASED.encode())
         return data, num
 
     def without(self, value: Any) -> tuple[Any, int]:
-        """Return JSON data with every text that tells of the person replaced, and how many there were."""
-        if isinstance(value, str):
-            return (ERASED, 1) if self.seen(value.encode("utf-8", "replace")) else (value, 0)
+        """Return JSON data with every text and number that tells of the person replaced, and how many there were."""
         if isinstance(value, list):
             parts = [self.without(part) for part in value]
             return [part for part, _ in parts], sum(n for _, n in parts)
         if isinstance(value, dict):
             count, found = 0, {}
             for name, part in value.items():
-                mine = name in self.columns and str(part) == self.key
+                mine = name in self.columns and not isinstance(part, list | dict) and self.is_key(part)
                 (new, n), shown = (ERASED, 1) if mine else self.without(part), self.without(name)
                 found[shown[0]] = new
                 count += n + shown[1]
             return found, count
-        return value, 0
+        return (ERASED, 1) if any(self._is_told(text) for text in told(value)) else (value, 0)
+
+    def _is_told(self, text: str) -> bool:
+        return self.seen(text.encode("utf-8", "replace")) or (not text.isascii() and self.named(text))
 
     @cached_property
-    def patterns(self) -> list[re.Pattern[bytes]]:
-        """What is looked for in bytes, besides the fragments."""
-        found = list(self._names)
-        if not says_enough(self.key) and self.columns:
-            columns = b"|".join(re.escape(_json(c)) for c in sorted(self.columns))
-            found.append(re.compile(rb'"(?:%s)"\s*:\s*"?%s(?!%s)' % (columns, re.escape(_json(self.key)), _WORD)))
-        return found
+    def _key(self) -> str:
+        return canonical(self.key)
 
     @cached_property
-    def _names(self) -> list[re.Pattern[bytes]]:
+    def _scopes(self) -> dict[str, frozenset[str]]:
+        found: dict[str, set[str]] = {}
+        for name, _, column in (scope.rpartition("\t") for scope in self.scopes):
+            found.setdefault(name, set()).update({column} - {""})
+        return {name: frozenset(columns) for name, columns in found.items()}
+
+    def _in_columns(self, columns: frozenset[str]) -> Needle | None:
+        """Return what finds a key that says too little as the value of a column; None where the key is found anyway."""
+        if says_enough(self.key) or not columns or not self._key:
+            return None
+        if columns not in self._by_columns:
+            named = b"|".join(re.escape(_json(c)) for c in sorted(columns))
+            value = written(self._key, exact=True)
+            pattern = re.compile(rb'"(?:%s)"\s*:\s*(?:"\s*)?%s(?!\.\d*[1-9])' % (named, value))
+            self._by_columns[columns] = Needle(pattern, '"', self._key[-1])
+        return self._by_columns[columns]
+
+    @cached_property
+    def _by_columns(self) -> dict[frozenset[str], Needle]:
+        return {}
+
+    @cached_property
+    def _names(self) -> list[Needle]:
         words = [text for text in (self.key, *sorted(self.also)) if says_enough(text)]
-        return [_pattern(text, exact=text == self.key) for text in words]
+        return [Needle.of(text, exact=text == self.key) for text in words]
 
     @cached_property
     def _matcher(self) -> Matcher | None:
@@ -201,7 +258,7 @@ class Subject:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Subject:
         """Return what `to_json` wrote."""
-        sets = {f.name: frozenset(value[f.name]) for f in fields(cls) if f.name != "key"}
+        sets = {f.name: frozenset(value.get(f.name, ())) for f in fields(cls) if f.name != "key"}
         return cls(str(value["key"]), **sets)
 
 
@@ -210,20 +267,48 @@ class Subject:
 
 def says_enough(text: str) -> bool:
     """Whether a text can be looked for anywhere: long enough that it is not there by chance."""
-    text = text.strip()
-    return len(text) >= (MIN_DIGITS if text.isdigit() else MIN_KEY)
+    text = composed(text)
+    return sum(1 + (ord(c) >= _DENSE) for c in text) >= (MIN_DIGITS if text.isdigit() else MIN_KEY)
 
 
 def strings(value: Any) -> Iterator[str]:
     """Yield every text in JSON data, in order; names of keys are none."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
+    return (part for part in _parts(value) if isinstance(part, str))
+
+
+def told(value: Any) -> Iterator[str]:
+    """Yield every text and every whole number in JSON data, in order: a key may be written as either."""
+    for part in _parts(value):
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, int) and not isinstance(part, bool):
+            yield str(part)
+        elif isinstance(part, float) and math.isfinite(part) and part.is_integer():
+            yield str(int(part))
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
         for part in value.values():
-            yield from strings(part)
+            yield from _parts(part)
     elif isinstance(value, list | tuple):
         for part in value:
-            yield from strings(part)
+            yield from _parts(part)
+    else:
+        yield value
+
+
+def names_of(place: Any) -> tuple[str, ...]:
+    """Return the names that the file of a row may have: `rows.csv:12` is in rows.csv, a text is a file of its own."""
+    text = str(place or "")
+    return (text, text.rpartition(":")[0]) if text else ()
+
+
+def canonical(text: str) -> str:
+    """Return the value of a column in the one form in which keys are compared."""
+    text = composed(text)
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
 
 
 def row_digest(row: Any) -> str:
@@ -231,83 +316,17 @@ def row_digest(row: Any) -> str:
     return hashlib.blake2b("\x1e".join(strings(row)).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def fragments(texts: Iterable[str]) -> set[str]:
-    """Return the pieces, each of FRAGMENT_BYTES, by which texts are recognised in other files."""
-    found: set[str] = set()
-    for text in texts:
-        for run in _PLAIN.findall(text):
-            piece = ""
-            for character in run:
-                piece = (piece + character).lstrip()
-                if len(piece) * 4 >= FRAGMENT_BYTES and len(piece.rstrip().encode()) >= FRAGMENT_BYTES:
-                    found.add(piece.rstrip())
-                    piece = ""
-    return found
-
-
-class Matcher:
-    """Many fragments at once: every eight bytes of the data are looked up in a table, what fits is compared.
-
-    As fast for a thousand fragments as for one.
-    """
-
-    def __init__(self, pieces: Iterable[str]) -> None:
-        self._pieces: dict[int, list[bytes]] = {}
-        for piece in map(str.encode, pieces):
-            self._pieces.setdefault(int.from_bytes(piece[:_PREFIX], "little"), []).append(piece)
-        self._heads = np.array(sorted(self._pieces), dtype="<u8")
-        self._table = np.zeros(1 << 16, dtype=bool)
-        self._table[_slot(self._heads)] = True
-
-    def found(self, data: bytes) -> Iterator[bytes]:
-        """Yield the fragments that stand in the data, one per place."""
-        num = len(data) - _PREFIX + 1
-        if num < 1 or not len(self._heads):
-            return
-        windows: NDArray[np.uint64] = np.ndarray((num,), dtype="<u8", buffer=data, strides=(1,))
-        likely = np.flatnonzero(self._table[_slot(windows)])
-        if not likely.size:
-            return
-        heads = windows[likely]
-        known = self._heads[np.minimum(np.searchsorted(self._heads, heads), len(self._heads) - 1)]
-        for place in likely[known == heads].tolist():
-            head = int.from_bytes(data[place : place + _PREFIX], "little")
-            yield from (piece for piece in self._pieces[head] if data.startswith(piece, place))
-
-    def any(self, data: bytes) -> bool:
-        """Whether one of them stands in the data."""
-        return next(self.found(data), None) is not None
-
-
-def _slot(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    slots: NDArray[np.uint64] = (values * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(48)
-    return slots
-
-
-def _pattern(text: str, *, exact: bool) -> re.Pattern[bytes]:
-    """A text as a whole word; one that is no key also in capitals and small, with any space between its words."""
-    space = rb"(?:\s|\\[nrt]|&nbsp;|\xc2\xa0)+"
-    words = [b"".join(_character(c, exact) for c in word) for word in text.split()]
-    body = rb"(?<!%s)%s(?!%s)" % (_WORD, space.join(words), _WORD)
-    return re.compile(body, 0 if exact else re.IGNORECASE)
-
-
-def _character(character: str, exact: bool) -> bytes:
-    """A character as it stands in UTF-8, in JSON with escapes, and in HTML."""
-    forms = {character} if exact else {character, character.lower(), character.upper()}
-    html = {'"': b"&quot;|&#34;", "'": b"&#39;|&#x27;", "&": b"&amp;", "<": b"&lt;", ">": b"&gt;"}.get(character)
-    written = [re.escape(form.encode()) for form in sorted(forms)]
-    written += [re.escape(json.dumps(form)[1:-1].encode()) for form in sorted(forms) if json.dumps(form)[1:-1] != form]
-    written += [html] if html else []
-    return written[0] if len(written) == 1 else b"(?:%s)" % b"|".join(written)
-
-
 def _json(text: str) -> bytes:
     return json.dumps(text, ensure_ascii=False)[1:-1].encode()
 
 
-def _joined(row: Any) -> str:
-    return "\n".join(strings(row))
+def _structure(text: str) -> Any:
+    """Return the object or list that a text is in JSON, None for any other."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict | list) else None
 
 
 def _cells(text: str, delimiter: str) -> Iterator[list[str]]:
@@ -328,9 +347,12 @@ __all__ = [
     "Store",
     "Subject",
     "Trace",
+    "canonical",
     "fragments",
+    "names_of",
     "relative",
     "row_digest",
     "says_enough",
     "strings",
+    "told",
 ]

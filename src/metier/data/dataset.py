@@ -20,6 +20,7 @@ from typing import Any
 from metier.core.catalog import catalog
 from metier.core.errors import ConfigError, DataError, RowError
 from metier.core.extras import installed
+from metier.core.locks import sharing
 from metier.core.project import Project, digest_bytes, digest_json
 from metier.core.recipe import Kind, Recipe
 from metier.core.types import SPLITS, Example, Split
@@ -60,6 +61,7 @@ Pools = dict[str, list[Example]]
 """Examples by the split their source names: `train`, `validation`, `test` or `auto`."""
 
 
+@sharing("preparing rows")
 def build(recipe: Recipe, project: Project, *, progress: Progress | None = None) -> Dataset:
     """Return the dataset version that a recipe describes, made now or found.
 

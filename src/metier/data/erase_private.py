@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
+from metier.core.needles import composed
 from metier.core.project import Project, disk_errors, write_bytes
-from metier.core.subject import Subject, Trace, relative, says_enough
+from metier.core.subject import Subject, Trace, names_of, relative, says_enough
 from metier.data.privacy import vault
 from metier.data.privacy.surrogates import Vault, remembered
 from metier.data.similar import words_of
@@ -57,7 +59,8 @@ class PrivateListStore:
 
 
 class VaultStore:
-    """Vaults of surrogates: an entry goes whose value is a name of the subject or holds a word of theirs alone.
+    """Vaults of surrogates: an entry goes whose value is a name of the subject or holds a word of theirs alone, or
+    whose surrogate stands in their examples alone: that tells where the source is gone.
 
     An entry whose words others use too, such as a common first name, cannot be told to be theirs and stays.
     """
@@ -74,18 +77,21 @@ class VaultStore:
             MachineError: E450, `cryptography` is not installed.
             DataError: E365, a vault cannot be read.
         """
-        return [t for file in self._files() if (t := self._trace(file, len(_entries(vault.load(file), subject)))).num]
+        found = ((file, _entries(vault.load(file), subject, self._named(file))) for file in self._files())
+        return [self._trace(file, len(theirs)) for file, theirs in found if theirs]
 
     def erase(self, subject: Subject) -> list[Trace]:
         """Drop the entries and encrypt the vaults anew; raises as `find`."""
         done = []
         for file in self._files():
-            opened = vault.load(file)
-            if theirs := _entries(opened, subject):
+            with vault.locked(file):
+                opened = vault.load(file)
+                theirs = _entries(opened, subject, self._named(file))
                 for kind, key in theirs:
                     del opened.entries[kind][key]
-                vault.save(opened, file)
-                done.append(self._trace(file, len(theirs)))
+                if theirs:
+                    vault.save(opened, file)
+                    done.append(self._trace(file, len(theirs)))
         return done
 
     def surrogates(self, names: list[str]) -> frozenset[str]:
@@ -96,10 +102,11 @@ class VaultStore:
         vaults = [vault.load(file) for file in self._files()]
         real = {key for opened in vaults for known in opened.entries.values() for key in known}
         made = {
-            remembered(name, kind, opened)
+            remembered(normalize(form, name), kind, opened)
             for opened in vaults
             for kind in {"PERSON", *opened.entries}
             for name in names
+            for form in ("NFC", "NFD")
         }
         return frozenset(text for text in made if text and says_enough(text) and text.lower() not in real)
 
@@ -107,7 +114,10 @@ class VaultStore:
         return sorted((self._project.private_dir / "vaults").glob("*.vault"))
 
     def _trace(self, file: Path, num: int) -> Trace:
-        return Trace(relative(file, self._project.root), num, "entries")
+        return Trace(self._named(file), num, "entries")
+
+    def _named(self, file: Path) -> str:
+        return relative(file, self._project.root)
 
 
 def _lines(file: Path, subject: Subject) -> Iterator[tuple[bytes, bool]]:
@@ -115,21 +125,37 @@ def _lines(file: Path, subject: Subject) -> Iterator[tuple[bytes, bool]]:
     theirs, quarantined = subject.named(file.name), file.parents[1].name == "quarantine"
     for line in file.read_bytes().splitlines(keepends=True):
         value: Any = json.loads(line)
+        columns = subject.columns_at(*names_of(value.get("place") if isinstance(value, dict) else None))
         if theirs:
             yield line, True
         elif quarantined and ("raw" in value or "raw_base64" in value):
-            raw = value["raw"].encode() if "raw" in value else base64.b64decode(value["raw_base64"])
-            yield line, subject.in_raw(raw) or subject.seen(line)
+            yield line, quarantined_of(value, subject) or subject.tells(line)
         else:
-            yield line, subject.in_example(value) or subject.in_row(value) or subject.seen(line)
+            mine = subject.in_example(value, columns) or subject.in_row(value, columns)
+            yield line, mine or subject.seen(line, columns)
 
 
-def _entries(opened: Vault, subject: Subject) -> list[tuple[str, str]]:
-    """Return (kind, folded value) of the entries that are the subject's."""
-    names = {" ".join(name.lower().split()) for name in (subject.key, *subject.also)}
+def quarantined_of(value: Mapping[str, Any], subject: Subject) -> bool:
+    """Whether the bad row in a line of a quarantine file may be the subject's."""
+    raw = value["raw"].encode() if "raw" in value else base64.b64decode(value["raw_base64"])
+    return subject.in_raw(raw, subject.columns_at(*names_of(value.get("place"))))
+
+
+def _entries(opened: Vault, subject: Subject, name: str) -> list[tuple[str, str]]:
+    """Return (kind, folded value) of the entries of a vault that are the subject's."""
+    names = {_folded(text) for text in (subject.key, *subject.also)}
+    alone = {word for place, _, word in (made.rpartition("\t") for made in subject.made) if place == name}
     return [
         (kind, key)
         for kind, known in opened.entries.items()
-        for key in known
-        if key in names or not subject.words.isdisjoint(words_of(key))
+        for key, (made, _) in known.items()
+        if _folded(key) in names or not subject.words.isdisjoint(words_of(key)) or _all_in(words_of(made), alone)
     ]
+
+
+def _all_in(words: list[str], others: set[str]) -> bool:
+    return bool(words) and others.issuperset(words)
+
+
+def _folded(text: str) -> str:
+    return " ".join(composed(text).lower().split())

@@ -8,6 +8,7 @@ replaced them. Files outside the project are read only.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import os
@@ -23,11 +24,12 @@ from metier.core.project import Project, disk_errors, fsync_directory
 from metier.core.subject import Subject, Trace, relative
 from metier.data.rows import BadRow, Row
 from metier.data.source import file_kind
-from metier.data.subjects import rows_of
+from metier.data.subject_rows import rows_of
 
 _BY_LINE = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".tab"})
 _TEXT = frozenset({".txt", ".md", ".html", ".htm"})
 _FIXED = frozenset({".pdf", ".docx"})
+Columns = frozenset[str]
 
 
 class SourceStore:
@@ -45,7 +47,8 @@ class SourceStore:
         Raises:
             DataError: E306–E309, a file cannot be read.
         """
-        return [self._trace(file, num) for file in self._files if (num := _num_rows(file, subject))]
+        found = ((file, _num_rows(file, subject, self._columns(file, subject))) for file in self._files)
+        return [self._trace(file, num) for file, num in found if num]
 
     def erase(self, subject: Subject) -> list[Trace]:
         """Take the rows out; a file is replaced whole, so that a reader sees the old one or the new one.
@@ -56,25 +59,29 @@ class SourceStore:
         """
         done = []
         for file in self._files:
-            num = _num_rows(file, subject)
+            columns = self._columns(file, subject)
+            num = _num_rows(file, subject, columns)
             if num and file_kind(file) not in _FIXED:
-                _rewrite(file, subject)
+                _rewrite(file, subject, columns)
                 done.append(self._trace(file, num))
         return done
+
+    def _columns(self, file: Path, subject: Subject) -> Columns:
+        return subject.columns_at(f"/{relative(file, self._project.root.resolve())}")
 
     def _trace(self, file: Path, num: int) -> Trace:
         return Trace(relative(file, self._project.root.resolve()), num, "rows")
 
 
-def _num_rows(file: Path, subject: Subject) -> int:
+def _num_rows(file: Path, subject: Subject, columns: Columns) -> int:
     if not file.is_file():
         return 0
-    found = sum(_is_theirs(item, subject) for item in rows_of(file))
+    found = sum(_is_theirs(item, subject, columns) for item in rows_of(file))
     return found or int(subject.named(file.name) or (file_kind(file) in _TEXT and _in_text(file, subject)))
 
 
-def _is_theirs(item: Row | BadRow, subject: Subject) -> bool:
-    return subject.in_row(item.value) if isinstance(item, Row) else subject.in_raw(item.raw)
+def _is_theirs(item: Row | BadRow, subject: Subject, columns: Columns) -> bool:
+    return subject.in_row(item.value, columns) if isinstance(item, Row) else subject.in_raw(item.raw, columns)
 
 
 def _in_text(file: Path, subject: Subject) -> bool:
@@ -82,27 +89,27 @@ def _in_text(file: Path, subject: Subject) -> bool:
         return subject.seen(stream.read())
 
 
-def _rewrite(file: Path, subject: Subject) -> None:
+def _rewrite(file: Path, subject: Subject, columns: Columns) -> None:
     kind = file_kind(file)
     if subject.named(file.name):
         file.unlink()
         fsync_directory(file.parent)
     elif kind in _BY_LINE:
-        _without_lines(file, subject)
+        _without_lines(file, subject, columns)
     elif kind == ".json":
-        _without_elements(file, subject)
+        _without_elements(file, subject, columns)
     elif kind == ".parquet":
-        _without_records(file, subject)
+        _without_records(file, subject, columns)
     else:
-        _without_places(file, subject)
+        _without_places(file, subject, columns)
 
 
 # ───────────────────────────────────────────────────────────────────────────── by kind of file
 
 
-def _without_lines(file: Path, subject: Subject) -> None:
+def _without_lines(file: Path, subject: Subject, columns: Columns) -> None:
     """Copy the file but the lines from each of the subject's records up to the next record."""
-    starts = sorted((_line_of(item), _is_theirs(item, subject)) for item in rows_of(file))
+    starts = sorted((_line_of(item), _is_theirs(item, subject, columns)) for item in rows_of(file))
     marks = dict(starts)
     with _opened(file) as old, _replacing(file) as new:
         theirs = False
@@ -121,41 +128,54 @@ def _line_of(item: Row | BadRow) -> int:
     return int(item.place.rpartition(":")[2])
 
 
-def _without_elements(file: Path, subject: Subject) -> None:
+def _without_elements(file: Path, subject: Subject, columns: Columns) -> None:
     with _opened(file) as stream:
-        text = stream.read().decode("utf-8-sig")
+        text = stream.read().removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     try:
         value = json.loads(text)
     except ValueError:  # JSON Lines under the name .json
-        _without_lines(file, subject)
+        _without_lines(file, subject, columns)
         return
-    kept = _kept(value, subject)
+    kept = _kept(value, subject, columns)
     with _replacing(file) as new:
-        new.write((json.dumps(kept, ensure_ascii=False, indent=1) + "\n").encode())
+        new.write(_document(kept, indent=1) + b"\n")
 
 
-def _kept(value: Any, subject: Subject) -> Any:
+def _document(value: Any, indent: int | None = None) -> bytes:
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=indent).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair, which was an escape
+        return json.dumps(value, indent=indent).encode()
+
+
+def _kept(value: Any, subject: Subject, columns: Columns) -> Any:
     """Return a JSON document without the subject's rows: the elements of its list, or of the list it holds."""
+
+    def theirs(row: Any) -> bool:  # what is no object was read as a bad row
+        return subject.in_row(row, columns) or (not isinstance(row, dict) and subject.in_raw(_document(row), columns))
+
     if isinstance(value, list):
-        return [row for row in value if not subject.in_row(row)]
-    lists = {n: rows for n, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
-    if lists and not subject.owns(value):
-        return {**value, **{name: _kept(rows, subject) for name, rows in lists.items()}}
-    return [] if subject.in_row(value) else value
+        return [row for row in value if not theirs(row)]
+    parts = value.items() if isinstance(value, dict) else ()
+    lists = {name: rows for name, rows in parts if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
+    if lists and not subject.owns(value, columns):
+        return {**value, **{name: _kept(rows, subject, columns) for name, rows in lists.items()}}
+    return [] if theirs(value) else value
 
 
-def _without_records(file: Path, subject: Subject) -> None:
+def _without_records(file: Path, subject: Subject, columns: Columns) -> None:
     import pyarrow.parquet
 
-    kept = [number for number, item in enumerate(rows_of(file)) if not _is_theirs(item, subject)]
+    kept = [number for number, item in enumerate(rows_of(file)) if not _is_theirs(item, subject, columns)]
     table = pyarrow.parquet.read_table(file).take(kept)
     with _replacing(file) as new:
         pyarrow.parquet.write_table(table, new)
 
 
-def _without_places(file: Path, subject: Subject) -> None:
+def _without_places(file: Path, subject: Subject, columns: Columns) -> None:
     """Delete a text that is the subject's as a whole; else replace what names them."""
-    if any(isinstance(item, Row) and item.place == file.name and _repeats(item, subject) for item in rows_of(file)):
+    whole = (item for item in rows_of(file) if isinstance(item, Row) and item.place == file.name)
+    if any(_repeats(item, subject, columns) for item in whole):
         file.unlink()
         fsync_directory(file.parent)
         return
@@ -165,8 +185,8 @@ def _without_places(file: Path, subject: Subject) -> None:
         new.write(data)
 
 
-def _repeats(item: Row, subject: Subject) -> bool:
-    return subject.in_row(item.value) and not subject.named("\n".join(map(str, item.value.values())))
+def _repeats(item: Row, subject: Subject, columns: Columns) -> bool:
+    return subject.in_row(item.value, columns) and not subject.named("\n".join(map(str, item.value.values())))
 
 
 # ───────────────────────────────────────────────────────────────────────────── files

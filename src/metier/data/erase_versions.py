@@ -33,6 +33,7 @@ from metier.data.canaries import without
 from metier.data.figures import measure
 from metier.data.labels import labels_of
 from metier.data.privacy import anonymity
+from metier.data.subject_rows import Scope, scope_of
 from metier.data.versions import Dataset, content_digest, kinds_of, locked, number_of
 
 
@@ -80,7 +81,9 @@ class VersionStore:
                 self._replace(folder, rows, subject)
             done.append(Trace(self._named(folder), sum(rows.values()), "rows"))
         for folder in self._remains():
-            shutil.rmtree(folder)
+            with locked(folder.parent):  # it may have one that is alive
+                if folder.is_dir():
+                    shutil.rmtree(folder)
             done.append(Trace(self._named(folder), 1, "left by a killed process"))
         return done
 
@@ -91,8 +94,10 @@ class VersionStore:
 
     def _affected(self, subject: Subject) -> Iterator[tuple[Path, dict[str, int]]]:
         for folder in _folders(self._project):
-            rows: dict[str, int] = {split: sum(_theirs(folder, split, subject)) for split in SPLITS}
-            said = {**read_json(folder / "manifest.json"), "stated": report.stated_in(folder)}
+            manifest = read_json(folder / "manifest.json")
+            scope = scope_of(manifest, subject)
+            rows: dict[str, int] = {split: sum(_theirs(folder, split, subject, scope)) for split in SPLITS}
+            said = {**manifest, "stated": report.stated_in(folder)}
             if any(rows.values()) or subject.without(said)[1]:
                 yield folder, rows
 
@@ -106,7 +111,7 @@ class VersionStore:
         old = Dataset.open(folder)
         replaced = _replacement(folder, old.digest)
         if replaced is None:
-            splits, files = _kept(folder, subject)
+            splits, files = _kept(folder, subject, scope_of(old.manifest, subject))
             manifest = self._manifest(old, splits, files, rows, subject)
             target = folder.with_name(f"v{number_of(folder)}-{manifest['digest'][:6]}")
             temporary = folder.with_name(f".{target.name}.tmp")
@@ -173,20 +178,24 @@ def _folders(project: Project) -> list[Path]:
     return sorted(p for p in found if number_of(p) and (p / "manifest.json").is_file())
 
 
-def _theirs(folder: Path, split: str, subject: Subject) -> Iterator[bool]:
+def _theirs(folder: Path, split: str, subject: Subject, scope: Scope) -> Iterator[bool]:
     with (folder / f"{split}.jsonl").open("rb") as lines:
         for line in lines:
-            yield subject.in_example(json.loads(line))
+            yield _is_theirs(json.loads(line), subject, scope)
 
 
-def _kept(folder: Path, subject: Subject) -> tuple[dict[Split, list[Example]], dict[str, bytes]]:
+def _is_theirs(value: dict[str, Any], subject: Subject, scope: Scope) -> bool:
+    return subject.in_example(value, scope.of(value.get("place")))
+
+
+def _kept(folder: Path, subject: Subject, scope: Scope) -> tuple[dict[Split, list[Example]], dict[str, bytes]]:
     """Return the examples that stay, and the files of the splits: their lines as they were."""
     splits: dict[Split, list[Example]] = {}
     files = {}
     for split in SPLITS:
         lines = (folder / f"{split}.jsonl").read_bytes().splitlines(keepends=True)
         values = [(line, json.loads(line)) for line in lines]
-        kept = [(line, value) for line, value in values if not subject.in_example(value)]
+        kept = [(line, value) for line, value in values if not _is_theirs(value, subject, scope)]
         splits[split] = [from_json(value) for _, value in kept]
         files[f"{split}.jsonl"] = b"".join(line for line, _ in kept)
     return splits, files

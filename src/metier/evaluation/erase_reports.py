@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from metier.core import refs
+from metier.core.errors import ConfigError
 from metier.core.project import Project, read_json, write_bytes
-from metier.core.subject import Subject, Trace, relative
+from metier.core.run import Run
+from metier.core.subject import Subject, Trace, canonical, relative
+from metier.data.subject_rows import Scope, scope_of
 from metier.evaluation import card, report
 from metier.evaluation.result import Report
 
@@ -41,14 +45,30 @@ class PredictionStore:
     def _each(self, subject: Subject, *, write: bool) -> list[Trace]:
         found = []
         for folder in report_folders(self._project):
+            scope = _scope(self._project, folder, subject)
             for file in sorted((folder / "predictions").glob("*.jsonl")):
                 lines = file.read_bytes().splitlines(keepends=True)
-                kept = [line for line in lines if not (subject.in_example(json.loads(line)) or subject.seen(line))]
+                kept = [line for line in lines if not _is_theirs(line, subject, scope)]
                 if len(kept) < len(lines):
                     if write:
                         write_bytes(file, b"".join(kept))
                     found.append(Trace(relative(file, self._project.root), len(lines) - len(kept), "rows"))
         return found
+
+
+def _scope(project: Project, folder: Path, subject: Subject) -> Scope | None:
+    """Return by which columns the rows that a run read say whose they are; None where nobody knows."""
+    run = folder if (folder / "status.json").is_file() else folder.parents[1]
+    try:
+        version = refs.dataset_dir(project, str(Run(run).status().get("dataset")))
+        return scope_of(read_json(version / "manifest.json"), subject)
+    except ConfigError:
+        return None
+
+
+def _is_theirs(line: bytes, subject: Subject, scope: Scope | None) -> bool:
+    value = json.loads(line)
+    return subject.in_example(value, scope.of(value.get("place")) if scope else None) or subject.tells(line)
 
 
 class ReportStore:
@@ -117,7 +137,7 @@ def _without(folder: Path, subject: Subject) -> tuple[dict[str, Any], int]:
         s
         for s in slices
         if s["column"] in subject.columns
-        and (s["value"] == subject.key or f"{version}:{s['value']}" in subject.pseudonyms)
+        and (subject.is_key(s["value"]) or f"{version}:{canonical(str(s['value']))}" in subject.pseudonyms)
     ]
     if not (theirs or subject.seen(file.read_bytes()) or not subject.ids.isdisjoint(_shown(value))):
         return value, 0

@@ -11,7 +11,7 @@ audit `erase` → journal deleted. Each part can be repeated.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ def erase(
     journal: Journal,
     notes: dict[str, Any],
     *,
+    asked: Collection[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Erase, prove, certify; return the certificate.
@@ -82,6 +83,7 @@ def erase(
         journal: where an interrupted erasure is taken up again.
         notes: what the certificate states beside the counts: `certificate`, `subject` (hash), `begun`, `versions`,
             `runs`, `models`, `outside`, `not_scanned`; `removed` from an interrupted erasure.
+        asked: files whose rows the stores ask, as `scan` takes them.
         progress: told what is being done.
 
     Raises:
@@ -102,15 +104,16 @@ def erase(
         say(f"asking again: {store.name}", number, len(stores))
         left.update({trace.file: trace.num for trace in store.find(subject)})
     say("byte scan", 0, None)
-    hits, num_files, num_bytes = scan(project.root, subject, skip=journal.dir, progress=progress)
-    files = sorted({*left, *hits})
+    looked = scan(project.root, subject, skip=journal.dir, asked=asked, progress=progress)
+    files = sorted({*left, *looked.hits})
     certificate: dict[str, Any] = subject.without(
         {
             **{name: value for name, value in notes.items() if name != "removed"},
+            "not_scanned": [*notes["not_scanned"], *looked.unread],
             "who": audit.user(),
             "done": now(),
             "removed": _together(removed),
-            "scan": {"files": num_files, "bytes": num_bytes, "hits": len(files), "left_in": files},
+            "scan": {"files": looked.num_files, "bytes": looked.num_bytes, "hits": len(files), "left_in": files},
             "complete": not files,
         }
     )[0]

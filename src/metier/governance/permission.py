@@ -1,7 +1,10 @@
 """May this source be used for this purpose? What is stated is always enforced; what is not stated is refused when the
 project or the recipe says `gates: {permission: required}`.
 
-Left out: reading consent records from elsewhere. A withdrawal blocks the next run; `metier erase` takes the rows out.
+Every verb that uses the rows asks: preparing, training, going on with a run, evaluating. A finished model is not its
+rows: to talk to it and to export it asks nothing.
+
+Left out: reading consent records from elsewhere. A withdrawal blocks the next use; `metier erase` takes the rows out.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from typing import Any, Literal
 from metier.core.errors import ConfigError, PermissionDenied
 from metier.core.project import Project, Settings
 from metier.core.recipe import Permission, Recipe, Source
+from metier.data.statements import located, overlap, statements
 from metier.data.versions import Dataset
 
 Gate = Literal["required", "optional"]
+Purpose = Literal["training", "evaluation"]
 GATES = ("parity", "permission")
 STATEMENTS = ("license", "basis", "purpose", "personal_data")
 """What the gate asks of every source."""
@@ -45,23 +50,51 @@ def gate(name: str, recipe: Recipe, settings: Settings) -> Gate:
     return "required" if "required" in (wanted, minimum.get(name)) else "optional"
 
 
-def permitted(recipe: Recipe, project: Project) -> None:
-    """Refuse a recipe whose rows may not be trained on: those of its sources, or of the dataset version it names.
+def permitted(
+    recipe: Recipe,
+    project: Project,
+    *,
+    again: bool = False,
+    dataset: str | None = None,
+    purpose: Purpose = "training",
+) -> None:
+    """Refuse a recipe whose rows may not be used: those of its sources, or of the dataset version it names.
 
-    A version was made from sources of its own, and its manifest holds what was stated of them.
+    What a recipe in `recipes/` states of a source counts for every recipe, version and run that has rows of it: there a
+    consent is withdrawn or renewed. Where several state something, each is enforced. What the manifest of a version and
+    the copy that a run keeps say counts where no such recipe states anything of the source any more.
+
+    Args:
+        again: the recipe is such a copy.
+        dataset: the version that a run read; default: the one that the recipe names.
+        purpose: rows that may be trained on may also be measured on.
 
     Raises:
         PermissionDenied: E601–E606, as `check`.
         ConfigError: E251, E252, `data.dataset` names no version; E266, E267.
         DataError: E340, that version was altered.
     """
-    if not recipe.data.dataset:
-        check(recipe, project.settings)
-        return
-    version = Dataset.find(project, recipe.data.dataset)
-    place = recipe.place("data.dataset")
-    recorded = [(_recorded(source), place) for source in version.manifest["sources"]]
-    check(recipe, project.settings, sources=recorded)
+    judged = _own(recipe)
+    if named := dataset or recipe.data.dataset:
+        version = Dataset.find(project, named)
+        place = recipe.place("data.dataset" if recipe.data.dataset else "data.sources")
+        judged = [(_recorded(source), place) for source in version.manifest["sources"]]
+    old = again or bool(named)
+    now = statements(project)
+    asked: list[tuple[Source, str]] = []
+    current: list[tuple[Source, str]] = []
+    for source, place in judged:
+        here = located(project, source.path)
+        said = [
+            (source.model_copy(update={"permission": s.permission}), s.place, located(project, s.path)) for s in now
+        ]
+        current += [(stating, at) for stating, at, there in said if overlap(there, here)]
+        same = [(stating, at) for stating, at, there in said if there == here]
+        # Of several recipes one that states everything is enough for the gate; what each states is enforced below.
+        asked.append(min(same, key=lambda item: len(unstated(item[0].permission))) if old and same else (source, place))
+    check(recipe, project.settings, sources=asked, purpose=purpose)
+    for stated, place in current:
+        _enforce(stated, stated.permission, purpose, datetime.now(UTC).date(), place)
 
 
 def check(
@@ -88,8 +121,7 @@ def check(
     for source, place in _own(recipe) if sources is None else sources:
         if required and (missing := unstated(source.permission)):
             raise _unstated(source, missing, place)
-        if source.permission is not None:
-            _enforce(source, source.permission, purpose, day, place)
+        _enforce(source, source.permission, purpose, day, place)
 
 
 def unstated(permission: Permission | None) -> list[str]:
@@ -129,9 +161,12 @@ def _unstated(source: Source, missing: Sequence[str], place: str) -> PermissionD
     )
 
 
-def _enforce(source: Source, permission: Permission, purpose: str, day: date, place: str) -> None:
-    # Rows that are only measured on need no permission to be learned from.
-    enough = {purpose, "evaluation"} if source.split == "test" else {purpose}
+def _enforce(source: Source, permission: Permission | None, purpose: str, day: date, place: str) -> None:
+    if permission is None:
+        return
+    # Rows that are only measured on need no permission to be learned from; what may be learned from may be measured on.
+    enough = {purpose, *(["evaluation"] if source.split == "test" else [])}
+    enough |= {"training"} if purpose == "evaluation" else set()
     if permission.purpose and not enough & set(permission.purpose):
         raise PermissionDenied(
             602,

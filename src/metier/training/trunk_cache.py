@@ -80,11 +80,13 @@ class TrunkCache:
         feed: Feed,
         *,
         budget_tokens: int,
+        dataset: str = "",
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> TrunkCache:
         """Open the cache of a feed, or make it where there is none that fits and is whole.
 
         Args:
+            dataset: digest of the version that the feed is of, by which an erasure finds caches of none.
             progress: called with (examples done, examples in all).
 
         Raises:
@@ -92,7 +94,8 @@ class TrunkCache:
         """
         found = _manifest(folder, key)
         if found is None:
-            found = _build(folder, key, policy, trunk, feed, budget_tokens=budget_tokens, progress=progress)
+            about = {"kind": "trunk", "key": key, "dataset": dataset}
+            found = _build(folder, about, policy, trunk, feed, budget_tokens=budget_tokens, progress=progress)
         return cls(folder, found, feed.lengths)
 
 
@@ -124,7 +127,7 @@ def _manifest(folder: Path, key: str) -> dict[str, Any] | None:
 
 def _build(
     folder: Path,
-    key: str,
+    of: dict[str, str],
     policy: Policy,
     trunk: Trunk,
     feed: Feed,
@@ -137,7 +140,7 @@ def _build(
         temporary.mkdir(parents=True)
         try:
             about = _write(temporary, policy, trunk, feed, budget_tokens, progress)
-            manifest = {"kind": "trunk", "key": key, **about, "digest": digest_file(temporary / STATES)}
+            manifest = {**of, **about, "digest": digest_file(temporary / STATES)}
             write_json(temporary / "manifest.json", manifest)
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from erasing import Person, people, project_with, run_on
 from metier.actions import erase as actions
 from metier.actions.models import export
 from metier.actions.train import resume
-from metier.core import audit
+from metier.core import audit, locks
 from metier.core.errors import ConfigError, DataError, PermissionDenied
 from metier.core.project import Project, digest_file, read_json, write_json
+from metier.core.recipe import Recipe
 from metier.core.run import Run
+from metier.data import subjects
 from metier.governance import erasure
 
 PERSONS = people(24, seed=3)
@@ -233,3 +236,120 @@ def test_a_short_key_leaves_by_its_column(tmp_path: Path) -> None:
     assert actions.erase(project, actions.prepare(project, "2"))["complete"]
     left = [json.loads(line) for line in (project.root / "data" / "rows.jsonl").open()]
     assert [row["nr"] for row in left] == [i % 4 for i in range(16) if i % 4 != 2]
+
+
+# ───────────────────────────────────────────────────────────────────────────── what changes meanwhile
+
+
+def test_rows_that_came_after_the_look_are_found_too(project: Project) -> None:
+    prepared = actions.prepare(project, ANNA.key, [ANNA.name])
+    late = project.root / "data" / "late.jsonl"
+    late.write_text(json.dumps({"person": ANNA.key, "text": "came late"}) + "\n")
+    assert actions.erase(project, prepared)["complete"]
+    assert late.read_text() == ""
+
+
+def test_nothing_is_erased_beside_a_preparation_or_another_erasure(project: Project) -> None:
+    prepared = actions.prepare(project, ANNA.key, [ANNA.name])
+    for lock in (locks.together(project, "metier data prepare"), locks.alone(project, "metier erase")):
+        with lock, pytest.raises(ConfigError, match="E293") as refused:
+            actions.erase(project, prepared)
+        assert refused.value.received.startswith("metier ")
+    assert files_with(project.root, ANNA), "nothing was touched"
+    assert actions.erase(project, prepared)["complete"]
+
+
+def _prepares(root: Path, started: Any, held: Any) -> None:
+    """Read the sources, wait, then write a version: what a preparation beside an erasure would do."""
+    from metier.data import dataset
+
+    real = dataset.collect
+
+    def collect(*args: Any) -> Any:
+        found = real(*args)
+        started.set()
+        held.wait(20)
+        return found
+
+    dataset.collect = collect  # type: ignore[assignment]
+    project = Project(root)
+    recipe = Recipe.read(root / "recipes" / "desk.yaml")
+    dataset.build(recipe.with_values({"name": "second"}), project)
+
+
+def test_a_preparation_that_read_the_sources_writes_nothing_behind_an_erasure(project: Project) -> None:
+    context = multiprocessing.get_context("fork")
+    started, held = context.Event(), context.Event()
+    worker = context.Process(target=_prepares, args=(project.root, started, held))
+    worker.start()
+    try:
+        assert started.wait(60)
+        with pytest.raises(ConfigError, match="E293"):
+            go(project, ANNA)
+        held.set()
+        worker.join(60)
+        assert "datasets/second" in "".join(files_with(project.root, ANNA)), "it was there to be found"
+        assert go(project, ANNA)["complete"]
+    finally:
+        held.set()
+        worker.join(60)
+    assert files_with(project.root, ANNA) == []
+
+
+# ───────────────────────────────────────────────────────────────────────────── what is gone already
+
+
+def test_a_stale_recipe_and_a_bare_text_end_no_erasure(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OLD_DISK", raising=False)
+    text = "name: old\ndata:\n  sources:\n    - path: ${OLD_DISK}/rows.jsonl\n      permission: {subject_key: person}\n"
+    (project.root / "recipes" / "old.yaml").write_text(text)
+    (project.root / "data" / "bare.json").write_text(json.dumps(f"a word of {ANNA.name}"))
+    certificate = go(project, ANNA)
+    assert certificate["complete"] and "${OLD_DISK}/rows.jsonl: not read (E231)" in certificate["not_scanned"]
+    assert (project.root / "data" / "bare.json").read_text() == "[]\n"
+
+
+def test_a_run_of_a_version_that_is_gone_is_named_and_its_caches_go(project: Project) -> None:
+    shutil.rmtree(project.datasets_dir)
+    assert list((project.cache_dir / "tokens").glob("0001*")) and list((project.cache_dir / "trunk").iterdir())
+    certificate = go(project, ANNA)
+    assert "run 1: data:desk@v1 is gone; whether the run saw the rows is not known" in certificate["not_scanned"]
+    assert certificate["runs"] == []
+    assert not list((project.cache_dir / "tokens").iterdir()) and not list((project.cache_dir / "trunk").iterdir())
+    assert files_with(project.root, ANNA) == []
+
+
+def test_a_run_that_began_with_a_model_that_is_deleted_is_listed(project: Project) -> None:
+    shutil.rmtree(project.root / "models")
+    assert [run["run"] for run in go(project, ANNA)["runs"]] == [1, 2]
+
+
+def test_what_the_scan_cannot_open_stands_in_the_certificate(project: Project) -> None:
+    (project.root / "notes.7z").write_bytes(b"7z\xbc\xaf\x27\x1c....")
+    (project.root / "data" / "sheet.pdf").write_bytes(b"%PDF-1.7 nothing")
+    certificate = go(project, ANNA)
+    assert "notes.7z: a 7-Zip archive" in certificate["not_scanned"]
+    (page,) = (project.root / "erasures").glob("*.md")
+    assert "- notes.7z: a 7-Zip archive" in page.read_text()
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_person_is_looked_for_again_only_where_the_project_changed(
+    project: Project, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    looks: list[Any] = []
+    real = subjects.gather
+    monkeypatch.setattr(subjects, "gather", lambda *args, **words: looks.append(args) or real(*args, **words))
+    prepared = actions.prepare(project, ANNA.key, [ANNA.name])
+    if changed:
+        (project.root / "notes.txt").write_text("nothing of interest")
+    actions.erase(project, prepared)
+    assert len(looks) == 1 + changed
+
+
+def test_a_run_that_somebody_deleted_and_that_was_exported_is_named(project: Project) -> None:
+    for name in ("0007-aaaa", "0008-bbbb", run_of(project).id):
+        audit.append(project, "export", run=name, form="hf", parity=True)
+    audit.append(project, "run.remove", run="0008-bbbb", dataset=None)
+    notes = [note for note in go(project, ANNA)["not_scanned"] if note.startswith("run ")]
+    assert notes == ["run 0007-aaaa: its folder is gone, and a model was exported from it"]

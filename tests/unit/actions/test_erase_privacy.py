@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from metier.core import audit
 from metier.core.extras import installed
 from metier.core.project import Project
 from metier.core.recipe import Recipe
+from metier.core.run import Run
 from metier.core.subject import Subject
 from metier.core.types import SPLITS, Example
 from metier.data.canaries import is_canary
@@ -174,3 +176,108 @@ def test_what_was_anonymized_is_not_when_one_of_two_answers_is_gone(project: Pro
     VersionStore(project, "erasure-1", "ann").erase(Subject("nobody-here", ids=frozenset({one.id})))
     said = Dataset.find(project, version.ref).manifest["privacy"]
     assert said["status"] == "de-identified" and not said["checks"]["inference"]["passed"]
+
+
+# ───────────────────────────────────────────────────────────────────────────── versions that tell nobody apart
+
+
+def second(project: Project, columns: dict[str, str], strategy: str = "tag") -> Dataset:
+    """Prepare the same file by a recipe that says nothing of a subject."""
+    step = {"kind": "deidentify", "strategy": strategy, "columns": columns}
+    data = {"sources": [{"path": "data/a.jsonl"}], "steps": [step], "split": {"validation": 0, "test": 0}}
+    return prepare(Recipe.build({"name": "second", "data": data}), project)
+
+
+@pytest.mark.parametrize(
+    ("action", "strategy"),
+    [
+        *((action, strategy) for action in ("MRN", "text", "tens", "drop", "zip3") for strategy in ("tag", "mask")),
+        *((action, "surrogate") for action in ("text", "tens", "drop", "AGE")),
+    ],
+)
+def test_rows_whose_column_tells_nobody_apart_are_found_by_their_texts(
+    project: Project, action: str, strategy: str
+) -> None:
+    version = second(project, {"patient": action}, strategy)
+    lines = (project.root / "data" / "a.jsonl").read_text().splitlines()
+    told = {f"a.jsonl:{n}" for n, line in enumerate(lines, start=1) if json.loads(line)["patient"] == KEYS[2]}
+    assert len(told & {e.place for e in version.examples("train")}) == ROWS_OF_EACH
+    certificate = go(project, KEYS[2])
+    left = Dataset.find(project, version.ref).examples("train")
+    assert not told & {e.place for e in left}
+    assert len(left) == version.count("train") - ROWS_OF_EACH
+    (note,) = certificate["not_scanned"]
+    assert note.startswith(f"{version.ref}: `patient` became `") and "compared as texts" in note
+
+
+def test_a_kept_column_is_the_subjects_by_what_another_recipe_says_of_the_file(project: Project) -> None:
+    version = second(project, {"patient": "keep"})
+    certificate = go(project, KEYS[2])
+    assert certificate["not_scanned"] == []
+    left = Dataset.find(project, version.ref).examples("train")
+    assert KEYS[2] not in {e.meta["patient"] for e in left} and len(left) == (len(KEYS) - 1) * ROWS_OF_EACH
+
+
+def test_the_vault_forgets_them_where_the_source_is_gone(project: Project) -> None:
+    """Another key than the vault knows stands for nobody; the surrogates of their own examples do."""
+    lines = (project.root / "data" / "a.jsonl").read_text().splitlines()
+    rare = {"text": "Dr. Xymenobald Quorthax said: a word.", "patient": KEYS[1], "ward": "w1"}
+    (project.root / "data" / "a.jsonl").write_text("\n".join([*lines, json.dumps(rare)]) + "\n")
+    prepare(Recipe.read(project.root / "recipes" / "notes.yaml"), project)
+    assert {"xymenobald", "quorthax"} <= set(vault.load(vault.file(project, "notes")).entries["WORD"])
+    (project.root / "data" / "a.jsonl").unlink()
+    certificate = go(project, KEYS[1])
+    entries = vault.load(vault.file(project, "notes")).entries
+    assert not {"xymenobald", "quorthax"} & set(entries["WORD"]) and KEYS[1] not in entries["MRN"]
+    assert {"zbigniew", "kowalczyk"} <= set(entries["WORD"]), "others are called so, too"
+    assert set(entries["MRN"]) == {*KEYS} - {KEYS[1]}
+    assert certificate["complete"] and "data/a.jsonl: not read (E300)" in certificate["not_scanned"]
+
+
+def _draw(root: Path, words: list[str], between: Any) -> None:
+    from metier.data.privacy.surrogates import surrogate
+
+    with vault.opened(vault.file(Project(root), "notes")) as opened:
+        surrogate(words[0], "PERSON", opened)
+        between.wait(1)  # long enough for the other to begin
+        surrogate(words[1], "PERSON", opened)
+
+
+def test_two_preparations_lose_nothing_of_each_other(project: Project) -> None:
+    context = multiprocessing.get_context("fork")
+    never = context.Event()
+    pairs = [["Aaaxim", "Bbbxim"], ["Cccxim", "Dddxim"]]
+    workers = [context.Process(target=_draw, args=(project.root, words, never)) for words in pairs]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    known = set(vault.load(vault.file(project, "notes")).entries["WORD"])
+    assert {word.lower() for words in pairs for word in words} <= known
+
+
+def test_a_key_that_a_table_writes_as_a_fraction_is_told_by_its_surrogate(project: Project) -> None:
+    lines = [json.loads(line) for line in (project.root / "data" / "a.jsonl").open()]
+    floats = [{**row, "patient": float(row["patient"])} for row in lines]
+    (project.root / "data" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in floats))
+    version = prepare(Recipe.read(project.root / "recipes" / "notes.yaml"), project)
+    certificate = go(project, KEYS[4])
+    told = {v["ref"]: sum(v["rows"].values()) for v in certificate["versions"]}
+    assert told == {"data:notes@v1": ROWS_OF_EACH, version.ref: ROWS_OF_EACH}
+
+
+def test_answers_for_rows_whose_column_tells_nobody_apart_go_too(project: Project) -> None:
+    version = second(project, {"patient": "MRN"})
+    folder = project.new_run_dir("cpt", "second")
+    run = Run.create(folder, name="second", dataset=version.ref, dataset_digest=version.digest)
+    (folder / "predictions").mkdir()
+    file = folder / "predictions" / "test-run.jsonl"
+    answers = [
+        {"id": e.id, "place": e.place, "prompt": "p", "output": "o", "meta": dict(e.meta)}
+        for e in version.examples("train")
+    ]
+    file.write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    certificate = go(project, KEYS[2])
+    left = {e.id for e in Dataset.find(project, version.ref).examples("train")}
+    assert [json.loads(line) for line in file.open()] == [a for a in answers if a["id"] in left]
+    assert [facts["run"] for facts in certificate["runs"]] == [run.number] and len(left) < len(answers)

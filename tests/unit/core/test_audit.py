@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
 import stat
 from collections.abc import Callable
@@ -284,3 +285,34 @@ def test_writers_at_the_same_time_make_one_chain(project: Project) -> None:
         writer.join()
     assert audit.verify(project) == []
     assert len(list(audit.records(project))) == 36
+
+
+def test_a_record_is_written_whole_where_the_system_takes_a_part_at_a_time(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda handle, data: real(handle, bytes(data)[:7]))
+        audit.append(project, "train", run=6)
+    assert audit.verify(project) == []
+    assert list(audit.records(project))[-1]["fields"] == {"run": 6}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"seq": 2, "x": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"seq": 2, "x": ' + "[" * 400 + "]" * 400 + "}",
+        '{"seq": 2, "mac": "łączka"}',
+        r'{"seq": 2, "mac": "\ud800"}',
+        '{"seq": ' + "9" * 5000 + "}",
+        "[" * 100_000,
+        "null",
+    ],
+    ids=["deep", "less deep", "no hex", "half a pair", "long number", "open", "null"],
+)
+def test_a_hostile_line_is_tampering_and_the_log_goes_on(project: Project, line: str) -> None:
+    change(project, lambda lines: [*lines[:2], line, *lines[3:]])
+    assert {"edited", "inserted", "deleted"} & set(kinds(project))
+    audit.append(project, "train", run=7)
+    assert kinds(project) and list(audit.records(project))[-1]["fields"] == {"run": 7}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
+from unicodedata import normalize
 
 import pytest
 
@@ -131,7 +133,75 @@ def test_the_scan_reads_names_content_and_what_is_packed_but_not_git(tmp_path: P
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
     (tmp_path / "link").symlink_to(tmp_path / "d" / "e.json")
-    hits, num_files, num_bytes = scan(tmp_path, ANNA, skip=tmp_path / "skipped")
+    hits, num_files, num_bytes, unread = scan(tmp_path, ANNA, skip=tmp_path / "skipped")
     assert sorted(hits) == sorted(name for name, _ in theirs)
     assert num_files == len(clean) + len(theirs)
-    assert num_bytes > 17 << 20
+    assert num_bytes > 17 << 20 and unread == []
+
+
+# ───────────────────────────────────────────────────────────────────────────── numbers, forms, columns
+
+
+@pytest.mark.parametrize("value", [123456789, 123456789.0, "123456789", ["x", {"y": 123456789}]])
+def test_a_number_is_a_text(value: Any) -> None:
+    subject = Subject("123456789", frozenset({"person"}))
+    assert subject.in_row({"person": "P-2", "account": value})
+    assert subject.in_example({"id": "aa", "text": "x", "meta": {"account": value}})
+    assert subject.without({"account": value})[1] == 1
+
+
+@pytest.mark.parametrize("value", [123456788, 0.123456789, 123456789.5, True, None, float("nan"), float("inf")])
+def test_another_number_is_not(value: Any) -> None:
+    subject = Subject("123456789", frozenset({"person"}))
+    assert not subject.in_row({"person": "P-2", "account": value})
+    assert subject.without({"account": value})[1] == 0
+
+
+def test_a_column_with_gaps_writes_its_keys_as_fractions() -> None:
+    subject = Subject("17", frozenset({"person"}))
+    for value in (17, 17.0, "17", "17.0", " 17 ", ["17", "18"]):
+        assert subject.owns({"person": value}), value
+    for value in (17.5, "17.5", "170", "017", None, True):
+        assert not subject.owns({"person": value}), value
+    assert subject.others({"person": 18.0}) and not subject.others({"person": 17.0}) and not subject.others({})
+    assert subject.seen(b'{"person": 17.0}') and not subject.seen(b'{"person": 17.5}')
+    assert subject.in_raw(b"17.0,only two") and subject.in_raw(b"17")
+    assert not subject.in_raw(b"17,only two", frozenset()), "its file has no such column"
+
+
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+@pytest.mark.parametrize("there", ["NFC", "NFD"])
+def test_a_key_and_a_name_are_compared_in_one_form(typed: str, there: str) -> None:
+    key, name = normalize(typed, "Zoë"), normalize(typed, "Zoë Müller")
+    subject = Subject(key, frozenset({"person"}), frozenset({name}))
+    assert subject.owns({"person": normalize(there, "Zoë")})
+    assert subject.named(normalize(there, "of Zoë Müller")) and subject.seen(normalize(there, "Zoë Müller.").encode())
+    assert subject.seen(json.dumps({"person": normalize(there, "Zoë")}).encode())
+    assert subject.without({"a": normalize(there, "of Zoë Müller")})[1] == 1
+
+
+def test_a_text_in_escapes_is_recognised_by_its_fragments() -> None:
+    text = "żółta łódka płynie powoli po spokojnym jeziorze w słońcu i nikt jej nie widzi"
+    subject = Subject("P-00123", fragments=frozenset(fragments([text])))
+    assert subject.seen(text.encode()) and subject.seen(json.dumps(text).encode())
+
+
+def test_a_column_is_the_subjects_where_its_source_says_so() -> None:
+    people = {"/data/people.csv\tid", "people.csv\tid"}
+    tickets = {"/data/tickets.csv\t", "tickets.csv\t"}
+    subject = Subject("17", frozenset({"id"}), scopes=frozenset(people | tickets))
+    assert subject.columns_at("/data/people.csv") == {"id"} == subject.columns_at("/data/unknown.csv")
+    assert subject.columns_at("/data/tickets.csv") == frozenset()
+    row = {"id": "17", "text": "x"}
+    assert subject.in_row(row, subject.columns_at("/data/people.csv"))
+    assert not subject.in_row(row, subject.columns_at("/data/tickets.csv"))
+    example = {"id": "aa", "text": "x", "meta": {"id": 17}}
+    assert subject.in_example({**example, "place": "people.csv:3"})
+    assert not subject.in_example({**example, "place": "tickets.csv:3"})
+    assert Subject.from_json(json.loads(json.dumps(subject.to_json()))) == subject
+
+
+def test_a_journal_of_an_older_metier_is_read() -> None:
+    value = ANNA.to_json()
+    del value["scopes"], value["made"]
+    assert Subject.from_json(value) == ANNA

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from erasing import Person, people, project_with
+from erasing import WORDS, Person, people, project_with
 from metier.core.errors import DataError
 from metier.core.project import Project, read_json, write_json
+from metier.core.recipe import Recipe, Source
 from metier.core.subject import Subject, row_digest
-from metier.data import review, subjects
+from metier.data import review, subject_rows, subjects
 from metier.data.dataset import build
 from metier.data.erase_caches import TokenCacheStore
 from metier.data.erase_private import PrivateListStore, VaultStore
@@ -143,8 +144,8 @@ def persons() -> list[Person]:
 def desk(tmp_path: Path, persons: list[Person]) -> tuple[Project, Dataset, Subject]:
     project, version, recipe = project_with(tmp_path / "desk", persons, persons[:2])
     first = persons[0]
-    stated = subjects.stated_sources(project, [recipe])
-    named = Subject(first.key, subjects.columns_of(stated), frozenset({first.name}))
+    stated = subject_rows.stated_sources(project, [recipe])
+    named = Subject(first.key, subject_rows.columns_of(stated), frozenset({first.name}))
     return project, version, subjects.gather(project, named, stated, [recipe.to_yaml()])
 
 
@@ -188,14 +189,12 @@ def test_the_same_words_of_somebody_else_stay_theirs(tmp_path: Path) -> None:
 
 
 def test_sources_inside_and_outside_are_told_apart(tmp_path: Path) -> None:
-    from metier.core.recipe import Source
-
     project = Project.create(tmp_path / "p", "p")
     outside = file_with(tmp_path, "far.csv", "text\nx\n")
     inside = file_with(tmp_path / "p" / "data", "near.csv", "text\nx\n")
     file_with(tmp_path / "p" / "data", "picture.png", "no rows")
     stated = [Source(path=str(outside)), Source(path="data/near.csv"), Source(path="gone.csv"), Source(path="hf:a/b")]
-    assert subjects.source_files_of(project, stated) == ([inside.resolve()], sorted([str(outside), "hf:a/b"]))
+    assert subject_rows.source_files_of(project, stated) == ([inside.resolve()], sorted([str(outside), "hf:a/b"]))
 
 
 # ───────────────────────────────────────────────────────────────────────────── versions
@@ -289,11 +288,9 @@ def _killed_at(call: int) -> Any:
 def test_preparing_again_does_not_bring_the_rows_back(
     desk: tuple[Project, Dataset, Subject], persons: list[Person]
 ) -> None:
-    from metier.core.recipe import Recipe
-
     project, old, subject = desk
     recipe = Recipe.read(project.root / "recipes" / "desk.yaml")
-    files, _ = subjects.source_files_of(project, recipe.data.sources)
+    files, _ = subject_rows.source_files_of(project, recipe.data.sources)
     VersionStore(project, "erasure-1", "ann").erase(subject)
     assert build(recipe, project).digest != old.digest, "the sources are as they were: the version without the rows"
     assert build(recipe, project).version == "v1"
@@ -361,15 +358,172 @@ def test_a_vault_loses_what_is_theirs_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_token_tables_with_a_row_of_theirs_go_and_others_stay(tmp_path: Path) -> None:
-    project = Project.create(tmp_path, "p")
-    for name, ids in (("one", ["a", "b"]), ("other", ["c"])):
-        folder = project.cache_dir / "tokens" / name
-        folder.mkdir(parents=True)
-        (folder / "rows.jsonl").write_text("".join(json.dumps([i, 1, 0, None]) + "\n" for i in ids))
-        folder.with_suffix(".json").write_text("{}")
+def table(project: Project, name: str, ids: list[str], dataset: str) -> None:
+    folder = project.cache_dir / "tokens" / name
+    folder.mkdir(parents=True)
+    (folder / "rows.jsonl").write_text("".join(json.dumps([i, 1, 0, None]) + "\n" for i in ids))
+    write_json(folder.with_suffix(".json"), {"dataset": dataset})
+
+
+def test_token_tables_with_a_row_of_theirs_go_and_others_stay(desk: tuple[Project, Dataset, Subject]) -> None:
+    project, version, _ = desk
+    table(project, "one", ["a", "b"], version.digest)
+    table(project, "other", ["c"], version.digest)
     store = TokenCacheStore(project)
     subject = replace(ANNA, ids=frozenset({"b"}))
     assert [(t.file, t.num) for t in store.find(subject)] == [("cache/tokens/one", 1)]
     store.erase(subject)
     assert sorted(p.name for p in (project.cache_dir / "tokens").iterdir()) == ["other", "other.json"]
+
+
+def test_token_tables_of_no_version_go_with_anybody(desk: tuple[Project, Dataset, Subject]) -> None:
+    project, version, _ = desk
+    table(project, "mine", ["c"], version.digest)
+    table(project, "stray", ["d"], "0" * 64)
+    table(project, ".half.0.tmp", ["e"], "")
+    store = TokenCacheStore(project)
+    assert store.find(ANNA) == [], "nobody knows whose they are"
+    assert [(t.file, t.what) for t in store.erase(ANNA)] == [
+        ("cache/tokens/.half.0.tmp", "of no version"),
+        ("cache/tokens/stray", "of no version"),
+    ]
+    assert (project.cache_dir / "tokens" / "mine").is_dir() and store.erase(ANNA) == []
+
+
+# ───────────────────────────────────────────────────────────────────────────── typed files, odd files
+
+
+@pytest.mark.parametrize("kind", ["float64", "int64", "binary", "large_binary", "decimal"])
+def test_a_key_in_a_typed_column_is_found_whatever_its_type(tmp_path: Path, kind: str) -> None:
+    from decimal import Decimal
+
+    import pyarrow
+    import pyarrow.parquet
+
+    numbers: list[Any] = [123456789, None, 123456780]
+    if kind == "decimal":
+        values = pyarrow.array([None if n is None else Decimal(n) for n in numbers], pyarrow.decimal128(12, 1))
+    elif "binary" in kind:
+        values = pyarrow.array([None if n is None else str(n).encode() for n in numbers], getattr(pyarrow, kind)())
+    else:
+        values = pyarrow.array(numbers, getattr(pyarrow, kind)())
+    file = tmp_path / "data" / "rows.parquet"
+    file.parent.mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"person": values, "text": ["a", "b", "c"]}), file)
+    for column in ("person", "other"):
+        subject = Subject("123456789", frozenset({column}))
+        assert SourceStore(Project.create(tmp_path, "p"), [file]).find(subject)[0].num == 1
+    assert erased(file, Subject("123456789", frozenset({"person"}))) == 1
+    assert pyarrow.parquet.read_table(file).column("text").to_pylist() == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('"of Anna Quill"', []),
+        ('"of somebody"', "of somebody"),
+        ("123", 123),
+        ("null", None),
+        ('["of Anna Quill", {"person": "P-2"}, 5]', [{"person": "P-2"}, 5]),
+        (r'{"data": [{"person": "P-00123"}, {"person": "\ud800"}]}', {"data": [{"person": "\ud800"}]}),
+    ],
+)
+def test_a_json_document_that_is_no_list_of_rows_breaks_nothing(tmp_path: Path, text: str, left: Any) -> None:
+    file = file_with(tmp_path / "data", "x.json", text)
+    erased(file)
+    assert json.loads(file.read_text()) == left
+
+
+def test_a_row_that_names_them_with_a_sign_beside_it_goes(tmp_path: Path) -> None:
+    texts = [
+        "“Anna Quill” said",
+        "— Anna Quill",
+        "Patient:\nAnna Quill’s",
+        "Anna Quill…",
+        "Annabel Quill",
+        "Anna Quillo",
+    ]
+    lines = [json.dumps({"text": text}, ensure_ascii=i % 2 == 0) for i, text in enumerate(texts)]
+    file = file_with(tmp_path / "data", "rows.jsonl", "\n".join(lines) + "\n")
+    assert erased(file) == 4
+    assert [json.loads(line)["text"] for line in file.open()] == texts[4:]
+
+
+# ───────────────────────────────────────────────────────────────────────────── columns per source
+
+
+def two_numberings(folder: Path) -> tuple[Project, Recipe]:
+    """People numbered by `id` in one source, tickets by `id` in the other; both in one version."""
+    project = Project.create(folder, "p")
+    people_rows = [{"id": i, "text": f"person {i} says {' '.join(WORDS[i : i + 9])}"} for i in range(10, 30)]
+    tickets = [{"id": i, "text": f"ticket {i} asks {' '.join(WORDS[i + 30 : i + 39])}"} for i in range(10, 30)]
+    for name, rows in (("people/rows", people_rows), ("tickets/rows", tickets)):
+        file_with(folder / "data", f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    sources = [
+        {"path": "data/people/rows.jsonl", "permission": {"subject_key": "id"}},
+        {"path": "data/tickets/rows.jsonl"},
+    ]
+    return project, Recipe.build({"name": "p", "data": {"sources": sources}, "objective": {"task": "continue"}})
+
+
+def test_a_column_of_one_source_is_none_of_another(tmp_path: Path) -> None:
+    project, recipe = two_numberings(tmp_path)
+    tickets = recipe.with_values({"name": "t", "data.sources": [{"path": "data/tickets/rows.jsonl"}]})
+    own = build(recipe.with_values({"data.sources": recipe.to_data()["data"]["sources"][:1]}), project)
+    others = build(tickets, project)
+    stated = subject_rows.stated_sources(project, [recipe, tickets])
+    rows = subject_rows.Rows(project, stated)
+    subject = subjects.gather(project, Subject("17", subject_rows.columns_of(stated)), stated, rows=rows)
+    found = {t.file.split("/")[1]: t.num for t in VersionStore(project, "e", "ann").find(subject)}
+    assert found == {own.name: 1} and others.count("train")
+    assert [(t.file, t.num) for t in SourceStore(project, rows.files).find(subject)] == [("data/people/rows.jsonl", 1)]
+    assert rows.notes == [
+        "data/tickets/rows.jsonl: 1 rows have the key in a column that no source of this file names as subject_key"
+    ]
+
+
+def test_in_one_version_the_place_of_a_row_says_which_source_it_is_from(tmp_path: Path) -> None:
+    project, recipe = two_numberings(tmp_path)
+    for old, new in (("people", "people.jsonl"), ("tickets", "tickets.jsonl")):
+        (tmp_path / "data" / old / "rows.jsonl").rename(tmp_path / "data" / new)
+    sources = recipe.to_data()["data"]["sources"]
+    sources[0]["path"], sources[1]["path"] = "data/people.jsonl", "data/tickets.jsonl"
+    version = build(recipe.with_values({"data.sources": sources}), project)
+    stated = subject_rows.stated_sources(project, [])
+    subject = subjects.gather(project, Subject("17", frozenset({"id"})), stated)
+    VersionStore(project, "e", "ann").erase(subject)
+    left = [json.loads(line) for file in Dataset.find(project, version.ref).dir.glob("*.jsonl") for line in file.open()]
+    assert sorted(e["text"].split(" says")[0].split(" asks")[0] for e in left if e["meta"]["id"] == 17) == ["ticket 17"]
+    assert len(left) == 39
+
+
+# ───────────────────────────────────────────────────────────────────────────── sources that are not there
+
+
+def test_a_source_that_cannot_be_read_is_noted_and_the_rest_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.delenv("OLD_DISK", raising=False)
+    project = Project.create(tmp_path / "p", "p")
+    file_with(tmp_path / "p" / "data", "rows.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS))
+    file_with(tmp_path / "p" / "data", "utf16.csv", "")
+    (tmp_path / "p" / "data" / "utf16.csv").write_bytes(f"person,text\n{KEY},x\n".encode("utf-16"))
+    file_with(tmp_path, "broken.json", '[{"person": ')
+    paths = ["${OLD_DISK}/x.jsonl", "gone.csv", "hf:org/rows", str(tmp_path / "broken.json")]
+    stated = [Source(path=path) for path in paths]
+    rows = subject_rows.Rows(project, stated)
+    subject = subjects.gather(project, ANNA, stated, rows=rows)
+    assert subject.rows and len(rows.files) == 1
+    assert rows.notes == sorted(rows.notes[:3]) + rows.notes[3:]
+    assert {note.partition(": ")[0]: note.partition(": ")[2] for note in rows.notes} == {
+        "${OLD_DISK}/x.jsonl": "not read (E231)",
+        "gone.csv": "not read (E300)",
+        "hf:org/rows": "a hub data set is not looked through",
+        str(tmp_path / "broken.json"): "not read as rows (E306)",
+        "data/utf16.csv": "not read as rows (E307)",
+    }
+
+
+def test_a_stated_source_of_the_project_has_to_be_readable(tmp_path: Path) -> None:
+    project = Project.create(tmp_path, "p")
+    file_with(tmp_path / "data", "broken.json", '[{"person": ')
+    with pytest.raises(DataError, match="E306"):
+        subjects.gather(project, ANNA, [Source(path="data/broken.json")])

@@ -153,3 +153,96 @@ def test_the_marks_say_what_a_source_lacks_and_that_it_holds_personal_data(tmp_p
     project, recipe = version(tmp_path, {**FULL, "personal_data": True}, "required")
     permitted(recipe, project)
     assert marks(build(recipe, project).manifest["sources"]) == ["✔ a.jsonl (personal data)"]
+
+
+# ───────────────────────────────────────────────────────────────────────────── what recipes say of a source now
+
+
+def states(project: Project, permission: dict[str, Any] | str, path: str = "a.jsonl", name: str = "source") -> None:
+    """Write a recipe into recipes/ that states this of a source."""
+    stated = permission if isinstance(permission, str) else json.dumps(permission)
+    text = f"name: {name}\ndata:\n  sources:\n    - path: {json.dumps(path)}\n      permission: {stated}\n"
+    (project.root / "recipes" / f"{name}.yaml").write_text(text)
+
+
+WITHDRAWN = {**FULL, "consent_withdrawn": "2020-01-01"}
+
+
+@pytest.mark.parametrize("path", ["a.jsonl", "./a.jsonl", ".", "*.jsonl", "sub/../a.jsonl", "{root}/a.jsonl", "{root}"])
+def test_a_withdrawal_in_the_recipe_that_states_the_source_blocks_every_version_of_it(
+    tmp_path: Path, path: str
+) -> None:
+    project, recipe = version(tmp_path, FULL, "optional")
+    permitted(recipe, project)
+    states(project, WITHDRAWN, path.format(root=tmp_path))
+    with pytest.raises(PermissionDenied, match="E606") as caught:
+        permitted(recipe, project)
+    assert caught.value.place == "recipes/source.yaml:5"
+
+
+def test_a_withdrawal_elsewhere_blocks_another_recipe_too_and_not_another_source(tmp_path: Path) -> None:
+    project, _ = version(tmp_path, FULL, "optional")
+    mine = Recipe.build({"name": "x", "data": {"sources": [{"path": "a.jsonl", "permission": FULL}]}})
+    states(project, WITHDRAWN, "b.jsonl")
+    permitted(mine, project)
+    states(project, WITHDRAWN, name="other")
+    for again in (False, True):
+        with pytest.raises(PermissionDenied, match="E606"):
+            permitted(mine, project, again=again)
+
+
+def test_a_day_without_quotes_and_a_wrong_key_hide_no_withdrawal(tmp_path: Path) -> None:
+    project, recipe = version(tmp_path, FULL, "optional")
+    states(project, "{consent_withdrawn: 2020-01-01, licence: CC-BY, personal_data: perhaps}")
+    (project.root / "recipes" / "broken.yaml").write_text("name: [")
+    with pytest.raises(PermissionDenied, match="E606"):
+        permitted(recipe, project)
+    (project.root / "recipes" / "broken.yaml").write_text("data: {sources: [{permission: {consent_withdrawn: ")
+    with pytest.raises(ConfigError, match=r"E204 .*recipes/broken.yaml"):
+        permitted(recipe, project)
+
+
+def test_a_renewed_consent_counts_for_what_was_made_before(tmp_path: Path) -> None:
+    project, recipe = version(tmp_path, {**FULL, "consent_expires": "2020-01-01"}, "optional")
+    copy = Recipe.build({"name": "x", "data": {"sources": [{"path": "a.jsonl", "permission": WITHDRAWN}]}})
+    for made in (recipe, copy):
+        with pytest.raises(PermissionDenied):
+            permitted(made, project, again=True)
+    states(project, {**FULL, "consent_expires": "2999-01-01"})
+    permitted(recipe, project)
+    permitted(copy, project, again=True)
+    with pytest.raises(PermissionDenied, match="E606"):
+        permitted(copy, project)  # a recipe that is no copy means what it says
+
+
+def test_the_gate_asks_what_is_stated_now(tmp_path: Path) -> None:
+    project, recipe = version(tmp_path, None, "required")
+    states(project, {"subject_key": "person"}, name="a")
+    with pytest.raises(PermissionDenied, match="E601"):
+        permitted(recipe, project)
+    states(project, FULL, name="b")
+    permitted(recipe, project)
+
+
+def test_rows_that_may_be_learned_from_may_be_measured_on_and_not_the_other_way_round(tmp_path: Path) -> None:
+    project, recipe = version(tmp_path, FULL, "optional")
+    permitted(recipe, project, purpose="evaluation")
+    states(project, {**FULL, "purpose": ["evaluation"]})
+    permitted(recipe, project, purpose="evaluation")
+    with pytest.raises(PermissionDenied, match="E602"):
+        permitted(recipe, project)
+    states(project, {**FULL, "purpose": ["research"]})
+    with pytest.raises(PermissionDenied, match="E602"):
+        permitted(recipe, project, purpose="evaluation")
+
+
+def test_the_version_that_a_run_read_is_judged(tmp_path: Path) -> None:
+    project, _ = version(tmp_path, FULL, "optional")
+    rows = "".join(json.dumps(row) + "\n" for row in chat_rows(41))
+    (tmp_path / "b.jsonl").write_text(rows)
+    build(Recipe.build({"name": "made", "data": {"sources": [{"path": "b.jsonl"}]}}), project)
+    states(project, WITHDRAWN, "b.jsonl")
+    latest = Recipe.parse("name: x\ndata:\n  dataset: data:made\n", file="r.yaml")
+    with pytest.raises(PermissionDenied, match="E606"):
+        permitted(latest, project, again=True)
+    permitted(latest, project, again=True, dataset="data:made@v1")

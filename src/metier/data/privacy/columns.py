@@ -11,7 +11,7 @@ category, `1936 or earlier`, counted from the year in which the rows are prepare
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,9 @@ from metier.data.privacy.kinds import KINDS
 COARSER = ("year", "tens", "zip3")
 ACTIONS = ("keep", "drop", "text", *COARSER)
 """What may be said of a column beside a kind of identifier (kinds.KINDS), which its values then are as a whole."""
+
+_COARSE_KINDS = ("DATE", "AGE")
+"""Kinds whose surrogate is the year, or 90+."""
 
 _YEAR = re.compile(r"(?<!\d)(?:1[5-9]|20|21)\d{2}(?!\d)")
 _TENS = re.compile(r"\d+-\d+|90\+")
@@ -40,6 +43,26 @@ def check(columns: dict[str, str]) -> dict[str, str]:
                 f"`{name}: {action}`: the actions are {', '.join(ACTIONS)}, and the kinds {', '.join(KINDS)}"
             )
     return columns
+
+
+def tells_apart(action: str, strategy: str) -> bool:
+    """Whether a column still says which rows are one person's: one that stays, and surrogates of their own.
+
+    Tags, masks, read text and coarser values are the same for many, or another one each time.
+    """
+    return action == "keep" or (action in KINDS and action not in _COARSE_KINDS and strategy == "surrogate")
+
+
+def blurred_columns(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns of a version that tell nobody apart any more → what became of them."""
+    found = {}
+    for step in manifest["steps"]:
+        if step["name"] == "deidentify":
+            strategy = step["options"].get("strategy", "tag")
+            for column, action in step["options"].get("columns", {}).items():
+                if not tells_apart(action, strategy):
+                    found[column] = f"{strategy} {action}" if action in KINDS else action
+    return found
 
 
 def telling_year(profile: str) -> int | None:

@@ -7,6 +7,7 @@ opened, and surrogates are refused: `mask` and `tag` need none.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import secrets
 from collections.abc import Iterator
@@ -49,20 +50,36 @@ def current() -> Vault:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Vault]:
-    """Open (or make) a vault for the time of a block, and save it when the block ends well.
+    """Open (or make) a vault for the time of a block, and save it when the block ends well; another process waits.
 
     Raises:
         MachineError: E450, `cryptography` is not installed.
         DataError: E365, the file is damaged, or it was made with another key.
     """
-    vault = load(path) if path.exists() else Vault(secrets.token_bytes(32))
     need("cryptography", _WHY)
-    token = _open.set(vault)
-    try:
-        yield vault
-    finally:
-        _open.reset(token)
-    save(vault, path)
+    with locked(path):
+        vault = load(path) if path.exists() else Vault(secrets.token_bytes(32))
+        token = _open.set(vault)
+        try:
+            yield vault
+        finally:
+            _open.reset(token)
+        save(vault, path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time read a vault and write it: what another drew in between would be lost.
+
+    Raises:
+        MachineError: E420–E422.
+    """
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = path.with_name(f".{path.name}.lock").open("a")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def save(vault: Vault, path: Path) -> None:

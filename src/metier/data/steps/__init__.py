@@ -12,6 +12,7 @@ with it as it stands (`map_text`).
 A step that opens files names them in `reads(options)`, one with optional packages in `packages(options)`, one that
 looks at columns in `columns(options)`: they are part of what a version is found by, and what is missing is said first.
 One after which rows cannot be told apart by a column any more names it in `removes(options)`: nothing else may need it.
+One after which a column does not say any more whose a row is names it in `blurs(options)`: it may be no subject key.
 One after which the values of a column do not lie in their order any more names it in `reorders(options)`: nothing may
 be divided by it.
 """
@@ -136,6 +137,8 @@ def check_steps(recipe: Recipe) -> None:
         needed, gone = _needed(recipe, index), set(_asked(step, "removes", place))
         if recipe.data.split.time_by in _asked(step, "reorders", place):
             gone.add(recipe.data.split.time_by)
+        subjects = {s.permission.subject_key for s in recipe.data.sources if s.permission}
+        gone |= subjects.intersection(_asked(step, "blurs", place))
         for column in sorted(gone & needed.keys()):
             needed_by = needed[column]
             raise ConfigError(

@@ -94,6 +94,11 @@ def removes(options: Options) -> list[str]:
     return [name for name, action in options.columns.items() if action in gone]
 
 
+def blurs(options: Options) -> list[str]:
+    """Return the columns whose values do not say any more whose a row is."""
+    return [name for name, action in options.columns.items() if not by_column.tells_apart(action, options.strategy)]
+
+
 def reorders(options: Options) -> list[str]:
     """Return the columns whose values do not lie in their order any more."""
     return [name for name, action in options.columns.items() if action not in ("keep", "year")]

@@ -195,10 +195,14 @@ def test_no_surrogate_in_a_column_is_what_somebody_else_is_called_there(
         ({}, {"columns": {"patient": "remove"}}, "E211"),
         ({"split": {"group_by": "patient"}}, {"columns": {"patient": "PERSON"}}, "E214"),
         ({"split": {"group_by": "patient"}}, {"columns": {"patient": "drop"}}, "E214"),
-        (
-            {"sources": [{"path": "data/a.jsonl", "permission": {"subject_key": "patient"}}]},
-            {"columns": {"patient": "PERSON"}, "strategy": "mask"},
-            "E214",
+        *(
+            ({"sources": [{"path": "data/a.jsonl", "permission": {"subject_key": "patient"}}], **more}, options, "E214")
+            for more in ({}, {"split": {"group_by": "patient"}})
+            for options in (
+                {"columns": {"patient": "PERSON"}, "strategy": "mask"},
+                *({"columns": {"patient": action}} for action in ("text", "year", "tens", "zip3", "drop")),
+                *({"columns": {"patient": kind}, "strategy": "surrogate"} for kind in ("DATE", "AGE")),
+            )
         ),
     ],
 )
