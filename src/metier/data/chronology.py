@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from metier.core.errors import DataError
 from metier.core.types import SPLITS, Example, Split
-from metier.data.split import Previous
+from metier.data.split import NAMES, Previous
 
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
 """In the order of time."""
@@ -51,16 +51,23 @@ class Times:
 
 def times_of(examples: Sequence[Example], column: str) -> Times:
     """Return when each example is from, by its value of the column."""
-    found = [example.meta.get(column) for example in examples]
-    numbers, times = [_number(value) for value in found], [_time(value) for value in found]
+    numbers: list[Time | None] = []
+    times: list[Time | None] = []
+    empty: set[int] = set()
+    for row, example in enumerate(examples):
+        value = example.meta.get(column)
+        numbers.append(_number(value))
+        times.append(_time(value))
+        if value in (None, ""):
+            empty.add(row)
     many_numbers = sum(n is not None for n in numbers) >= sum(t is not None for t in times)
-    values: list[Time | None] = list(numbers if many_numbers else times)
+    values = numbers if many_numbers else times
     refused = {
-        i: ("no-time", f"the column `{column}` is empty, and the rows are divided by it")
-        if found[i] in (None, "")
+        row: ("no-time", f"the column `{column}` is empty, and the rows are divided by it")
+        if row in empty
         else ("unreadable-time", f"`{column}` is no {'number' if many_numbers else 'date or time of ISO 8601'}")
-        for i, value in enumerate(values)
-        if value is None
+        for row, found in enumerate(values)
+        if found is None
     }
     return Times("number" if many_numbers else "time", values, refused)
 
@@ -124,31 +131,33 @@ def assign(
         DataError: E324.
     """
     values = [value for value in times.values if value is not None]
-    keys = keys or [None] * len(examples)
-    members: dict[int, list[int]] = defaultdict(list)
-    for row, group in enumerate(groups.tolist()):
-        members[group].append(row)
-    latest = {group: max(values[row] for row in rows) for group, rows in members.items()}
+    group_N = np.unique(groups, return_inverse=True)[1]
+    # In the order of time within each group; the last one is the group's latest.
+    time_N = np.array(values, dtype=np.int64 if times.kind == "time" else np.float64)
+    order = np.lexsort((time_N, group_N))
+    latest_G = order[np.append(np.flatnonzero(np.diff(group_N[order])), len(order) - 1)] if len(order) else order
     wanted = {split for split in HELD_OUT if shares.get(split, 0.0) > 0}
     drawn = _drawn(previous, times.kind)
     previous = previous if wanted <= drawn.keys() else None
     begins = (
         {split: drawn[split] for split in wanted}
         if previous
-        else boundaries_of([latest[group] for group in groups.tolist()], shares, place=place)
+        else boundaries_of([values[row] for row in latest_G[group_N].tolist()], shares, place=place)
     )
-    made: list[Split | None] = [None] * len(examples)
-    for group, rows in members.items():
-        sides = previous.sides([(examples[row], keys[row]) for row in rows]) if previous else set()
-        for row in rows:
-            there = previous.by_id.get(examples[row].id) if previous else None
-            if there or len(sides) > 1:
-                made[row] = there  # the rows of the earlier version stay
-            elif sides:
-                (tied_to,) = sides
-                made[row] = None if is_later(side(values[row], begins), tied_to) else tied_to
-            else:
-                made[row] = side(latest[group], begins)
+    side_N, sides_G = np.zeros(len(group_N), dtype=np.uint8), np.zeros(len(latest_G), dtype=np.uint8)
+    if previous:
+        side_N, sides_G = previous.sides(examples, group_N, keys)
+    made: list[Split | None] = []
+    for row, (group, there) in enumerate(zip(group_N.tolist(), side_N.tolist(), strict=True)):
+        sides = int(sides_G[group])
+        if there or sides.bit_count() > 1:
+            made.append(NAMES[there])  # the rows of the earlier version stay
+        elif sides:
+            tied_to = NAMES[sides]
+            late = tied_to is not None and is_later(side(values[row], begins), tied_to)
+            made.append(None if late else tied_to)
+        else:
+            made.append(side(values[latest_G[group]], begins))
     return made, begins
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +118,15 @@ def _lines(file: Path, subject: Subject) -> Iterator[tuple[bytes, bool]]:
         if theirs:
             yield line, True
         elif quarantined and ("raw" in value or "raw_base64" in value):
-            raw = value["raw"].encode() if "raw" in value else base64.b64decode(value["raw_base64"])
-            yield line, subject.in_raw(raw) or subject.seen(line)
+            yield line, quarantined_of(value, subject) or subject.seen(line)
         else:
             yield line, subject.in_example(value) or subject.in_row(value) or subject.seen(line)
+
+
+def quarantined_of(value: Mapping[str, Any], subject: Subject) -> bool:
+    """Whether the bad row in a line of a quarantine file may be the subject's."""
+    raw = value["raw"].encode() if "raw" in value else base64.b64decode(value["raw_base64"])
+    return subject.in_raw(raw)
 
 
 def _entries(opened: Vault, subject: Subject) -> list[tuple[str, str]]:

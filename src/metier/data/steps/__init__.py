@@ -1,19 +1,22 @@
 """Preparation steps, one file each: pure functions from examples to examples, counted and named in the manifest.
 
-A step is `run(examples, options) -> StepResult`. It sees train and `auto` rows before they are divided; given
-validation and test rows are rewritten by it but never dropped (`FILTERS`). One that must know the other splits says
-`AFTER_SPLIT = True`: it is `run(examples, options, around)`, runs on the training rows once the rows are divided, and
-chooses among them (drops or repeats), so that what is held out is never touched and the proof of no overlap, which is
-made behind it, stands for the rows that are written. A step that opens files names them in `reads(options)`, one with
-optional packages in `packages(options)`, one that looks at columns in `columns(options)`: they are part of what a
-version is found by, and what is missing is said first. One after which rows cannot be told apart by a column any more
-names it in `removes(options)`: nothing else may need it. One after which the values of a column do not lie in their
-order any more names it in `reorders(options)`: nothing may be divided by it.
+A step is `run(examples, options) -> StepResult`. The examples may lie on disk: it goes through them one by one, keeps
+facts and numbers rather than rows, and makes its result by `chosen` or `Rewritten` (data/spool.py). It sees train and
+`auto` rows before they are divided; given validation and test rows are rewritten by it but never dropped (`FILTERS`).
+One that must know the other splits says `AFTER_SPLIT = True`: it is `run(examples, options, around)`, runs on the
+training rows once the rows are divided, and chooses among them (drops or repeats), so that what is held out is never
+touched and the proof of no overlap, which is made behind it, stands for the rows that are written.
+
+A step that opens files names them in `reads(options)`, one with optional packages in `packages(options)`, one that
+looks at columns in `columns(options)`: they are part of what a version is found by, and what is missing is said first.
+One after which rows cannot be told apart by a column any more names it in `removes(options)`: nothing else may need it.
+One after which the values of a column do not lie in their order any more names it in `reorders(options)`: nothing may
+be divided by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +34,9 @@ from metier.core.types import (
     Rated,
     Split,
     Text,
-    content_of,
     identify,
 )
+from metier.data.spool import Examples, replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class StepResult:
     a person, with the rows' text: it goes to a file under `private/` and nowhere else.
     """
 
-    examples: list[Example]
+    examples: Examples
     origins: list[int]
     note: str
     dropped: list[tuple[str, str]]
@@ -74,7 +77,7 @@ class Around:
     parts of `data.prompt.user`, which are the same in every row.
     """
 
-    held_out: Mapping[Split, Sequence[Example]] = field(default_factory=dict)
+    held_out: Mapping[Split, Examples] = field(default_factory=dict)
     path: Callable[[str], Path] = Path
     literals: Sequence[str] = ()
 
@@ -167,7 +170,7 @@ def _asked(step: Kind, what: str, place: str = "") -> list[Any]:
     return list(ask(options)) if ask else []
 
 
-def run_step(step: Kind, examples: Sequence[Example], *, place: str = "", around: Around | None = None) -> StepResult:
+def run_step(step: Kind, examples: Examples, *, place: str = "", around: Around | None = None) -> StepResult:
     """Run one step of a recipe.
 
     Args:
@@ -179,11 +182,11 @@ def run_step(step: Kind, examples: Sequence[Example], *, place: str = "", around
     module = catalog("steps").get(step.kind, place=place)
     options = catalog("steps").options(step.kind, step.options, place=place)
     extra = (around or Around(),) if after_split(step, place=place) else ()
-    result: StepResult = module.run(list(examples), options, *extra)
+    result: StepResult = module.run(examples, options, *extra)
     return result
 
 
-def run_step_on_given(step: Kind, examples: Sequence[Example], *, place: str = "") -> StepResult:
+def run_step_on_given(step: Kind, examples: Examples, *, place: str = "") -> StepResult:
     """Run one step on a given validation or test split, of which no row may be dropped.
 
     A step that only filters is skipped; a row that a rewriting step would drop stays as it was.
@@ -192,16 +195,17 @@ def run_step_on_given(step: Kind, examples: Sequence[Example], *, place: str = "
         ConfigError: E210 no such step, E211 a wrong option.
     """
     if catalog("steps").get(step.kind, place=place).FILTERS:
-        return StepResult(list(examples), list(range(len(examples))), "a given split is never filtered", [])
+        return StepResult(examples, list(range(len(examples))), "a given split is never filtered", [])
     result = run_step(step, examples, place=place)
-    kept = list(examples)
-    for origin, example in zip(result.origins, result.examples, strict=True):
-        kept[origin] = example
+    kept = replaced(examples, result.origins, result.examples)
     return StepResult(kept, list(range(len(kept))), result.note, [])
 
 
 def map_text(example: Example, change: Callable[[str], str]) -> Example:
-    """Return the example with every text of its content changed, and a new id; arguments of tool calls stay."""
+    """Return the example with every text of its content changed, and a new id; arguments of tool calls stay.
+
+    Where the change leaves all texts as they were, it is the very example that was given.
+    """
     if isinstance(example, Text | Labelled):
         changed: Any = replace(example, text=change(example.text))
     elif isinstance(example, Conversation):
@@ -217,28 +221,10 @@ def map_text(example: Example, change: Callable[[str], str]) -> Example:
             chosen=_each(example.chosen, change),
             rejected=_each(example.rejected, change),
         )
+    if changed == example:
+        return example
     identified: Example = identify(changed)
     return identified
-
-
-def num_characters(example: Example) -> int:
-    """Return how many characters of text the example's content has, tool calls included."""
-    if isinstance(example, Text | Labelled):
-        return len(example.text)  # most rows, and counted around every step
-    return sum(map(len, texts_in(content_of(example))))
-
-
-def texts_in(value: Any) -> Iterator[str]:
-    """Yield every text of an example's content, tool calls included; of a raw row, of its columns."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, part in value.items():
-            if name not in ("role", "id", "target", "tools"):
-                yield from texts_in(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from texts_in(part)
 
 
 def _each(messages: Sequence[Message], change: Callable[[str], str]) -> tuple[Message, ...]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from metier.core.catalog import Options as BaseOptions
 from metier.core.project import digest_json
 from metier.core.types import Example, Labelled, Preference, Rated, content_of
-from metier.data.similar import comparable, liken
+from metier.data.digests import Digests
+from metier.data.similar import Compared, liken
+from metier.data.spool import Examples, chosen
 from metier.data.steps import Sign, StepResult
 
 summary = "Drop repeated rows: exact (case, spacing and punctuation aside) or near duplicates"
@@ -45,26 +48,25 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-def run(examples: list[Example], options: Options) -> StepResult:
+def run(examples: Examples, options: Options) -> StepResult:
     """Return the examples without repetitions."""
     threshold = options.threshold if options.match == "near" else 1.0
-    groups = liken([comparable(e) for e in examples], threshold).groups().tolist()
-    seen: set[tuple[int, str]] = set()
-    answers: dict[int, set[str]] = {}
-    origins: list[int] = []
-    dropped: list[tuple[str, str]] = []
-    for index, (example, group) in enumerate(zip(examples, groups, strict=True)):
-        answer = _answer(example)
-        answers.setdefault(group, set()).add(answer)
-        if (group, answer) in seen:
-            dropped.append((example.id, f"{options.match} duplicate"))
-        else:
-            seen.add((group, answer))
-            origins.append(index)
-    torn = sum(len(found) > 1 for found in answers.values())
+    groups_N = liken(Compared(examples), threshold).groups()
+    answers = Digests()
+    for example in examples:
+        answers.add(_answer(example).encode("utf-8", "surrogatepass"))
+    answer_N, _ = answers.numbered()
+    # Rows of a group with the same answer have one code; the first of them stays.
+    codes, first = np.unique(groups_N * len(examples) + answer_N, return_index=True)
+    origins = np.sort(first).tolist()
+    gone_N = np.ones(len(examples), dtype=bool)
+    gone_N[first] = False
+    dropped = [(examples[row].id, f"{options.match} duplicate") for row in np.flatnonzero(gone_N).tolist()]
+    num_answers = np.unique(codes // max(len(examples), 1), return_counts=True)[1]
+    torn = int((num_answers > 1).sum())
     note = f"{len(dropped):,} {options.match} duplicates dropped"
     note += f"; {torn:,} texts have several answers, all kept" if torn else ""
-    return StepResult([examples[index] for index in origins], origins, note, dropped)
+    return StepResult(chosen(examples, origins), origins, note, dropped)
 
 
 def _answer(example: Example) -> str:

@@ -15,8 +15,10 @@ from pydantic import Field, field_validator
 
 from metier.core.catalog import Options as BaseOptions
 from metier.core.extras import need
-from metier.core.types import Example, Text, content_of
-from metier.data.steps import StepResult, texts_in
+from metier.core.types import Text, content_of
+from metier.data.content import texts_in
+from metier.data.spool import Examples, chosen
+from metier.data.steps import StepResult
 
 summary = "Drop rows in other languages than the wanted ones (extra curate)"
 FILTERS = True
@@ -64,7 +66,7 @@ def packages(options: Options) -> list[tuple[str, str]]:
     return [("lingua", _WHY)]
 
 
-def run(examples: list[Example], options: Options) -> StepResult:
+def run(examples: Examples, options: Options) -> StepResult:
     """Return the examples in the wanted languages, and those too short to tell.
 
     Raises:
@@ -88,7 +90,7 @@ def run(examples: list[Example], options: Options) -> StepResult:
     listed = ", ".join(f"{code} {count:,}" for code, count in counted)
     note = f"{len(dropped):,} in other languages dropped" + (f" ({listed})" if listed else "")
     note += f"; {num_short:,} too short to tell, kept"
-    return StepResult([examples[index] for index in origins], origins, note, dropped)
+    return StepResult(chosen(examples, origins), origins, note, dropped)
 
 
 def languages_of(text: str) -> dict[str, float]:

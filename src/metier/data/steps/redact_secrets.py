@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import Field
 
 from metier.core.catalog import Options as BaseOptions
-from metier.core.types import Example, Text, content_of
+from metier.core.types import Text
+from metier.data.spool import Examples, Rewritten
 from metier.data.steps import StepResult, map_text
 
 summary = "Replace API keys, tokens, private keys and passwords"
@@ -62,18 +63,20 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-def run(examples: list[Example], options: Options) -> StepResult:
+def run(examples: Examples, options: Options) -> StepResult:
     """Return the examples without credentials; none is dropped."""
     counts: Counter[str] = Counter()
-    kept: list[Example] = []
+    made = Rewritten(examples)
     num_changed = 0
-    for example in examples:
+    for index, example in enumerate(examples):
         changed = map_text(example, lambda text: redact(text, options, counts))
-        differs = content_of(changed) != content_of(example)
-        num_changed += differs
-        kept.append(changed if differs else example)
+        num_changed += changed is not example
+        if changed is not example:
+            made.add(index, changed)
+        else:
+            made.keep(index, example)
     note = f"{counts.total():,} secrets replaced in {num_changed:,} of {len(examples):,} rows"
-    return StepResult(kept, list(range(len(kept))), note, [])
+    return StepResult(made.examples, made.origins, note, [])
 
 
 def redact(text: str, options: Options, counts: Counter[str]) -> str:
