@@ -421,7 +421,7 @@ def _choose(
     progress: Progress | None,
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Run the steps that come after the division; return the numbers of the training rows, and a record per step."""
-    held_out = {split: chosen(examples, kept[split]) for split in SPLITS if split != "train"}
+    held_out: dict[Split, Examples] = {split: chosen(examples, kept[split]) for split in SPLITS if split != "train"}
     around = Around(held_out, lambda path: named_path(path, project), literals(recipe.data.prompt.user))
     rows, records = kept["train"], []
     for index, step in enumerate(recipe.data.steps):

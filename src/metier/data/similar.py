@@ -177,8 +177,7 @@ def liken(texts: Sequence[str], threshold: float, seed: int = 0) -> Likeness:
     """
     digests = Digests()
     rows = _band_rows(threshold)
-    kept = _kept(rows) if threshold < 1 else None
-    signatures_NP = np.empty((len(texts), NUM_PERMUTATIONS), dtype=kept) if kept else None
+    signatures_NP = np.empty((len(texts), NUM_PERMUTATIONS), dtype=_kept(rows)) if threshold < 1 else None
     for start in range(0, len(texts), CHUNK_TEXTS):
         chunk = [normalise(text) for text in texts[start : start + CHUNK_TEXTS]]
         for text in chunk:
@@ -227,9 +226,9 @@ def _band_rows(threshold: float) -> int:
     return 1
 
 
-def _kept(rows: int) -> type[np.unsignedinteger[Any]]:
+def _kept(rows: int) -> np.dtype[Any]:
     """Return how much of a MinHash value is kept: a byte, more where a band would else have fewer than 24 bits."""
-    return {1: np.uint32, 2: np.uint16}.get(rows, np.uint8)
+    return np.dtype({1: "uint32", 2: "uint16"}.get(rows, "uint8"))
 
 
 def _likely(signatures_UP: NDArray[Any], rows: int, threshold: float) -> NDArray[np.int64]:
@@ -266,9 +265,9 @@ def _pairs_within(
 
     These are all pairs of a bucket, and in a large one each member with the LINKS that follow it in a ring.
     """
-    for size in range(2, MAX_BUCKET + 1):
-        of_size = starts[sizes == size]
-        a, b = np.triu_indices(size, 1)
+    for num_members in range(2, MAX_BUCKET + 1):
+        of_size = starts[sizes == num_members]
+        a, b = np.triu_indices(num_members, 1)
         at_once = max(1, CHUNK_PAIRS // len(a))
         for first in range(0, len(of_size), at_once):
             begin = of_size[first : first + at_once, None]

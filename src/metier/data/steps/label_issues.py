@@ -83,18 +83,19 @@ def run(examples: Examples, options: Options, around: Around) -> StepResult:
     known = set(labels)
     judged = [row for row in train if row.label in known]
     asked = [row for row in held_out if row.label in known]
-    everything: dict[str, Examples] = {"train": examples, **around.held_out}
+    everything: dict[str, Examples] = {"train": examples}
+    everything |= {str(split): found for split, found in around.held_out.items()}
     inside_NK, outside_NK = _probabilities(_Texts(everything, judged), _Texts(everything, asked), labels, options)
     numbers = {label: number for number, label in enumerate(labels)}
     rows = [*judged, *asked]
     given_N = np.array([numbers[row.label] for row in rows], dtype=np.int64)
     suggested_N, ahead_N = issues(np.concatenate([inside_NK, outside_NK]), given_N, num_judged=len(judged))
     order = [i for i in np.lexsort((np.arange(len(given_N)), -ahead_N)).tolist() if suggested_N[i] >= 0]
-    in_train = [(rows[i].index, rows[i].label) for i in order if rows[i].split == "train"]
+    in_train = [(rows[i].number, rows[i].label) for i in order if rows[i].split == "train"]
     gone = _to_drop(in_train, counts, len(examples), options)
     review = []
     for i in order:
-        example = everything[rows[i].split][rows[i].index]
+        example = everything[rows[i].split][rows[i].number]
         review.append(
             {
                 "place": example.place,
@@ -103,7 +104,7 @@ def run(examples: Examples, options: Options, around: Around) -> StepResult:
                 "label": labels[given_N[i]],
                 "suggested": labels[suggested_N[i]],
                 "ahead": round(float(ahead_N[i]), 3),
-                "dropped": rows[i].split == "train" and rows[i].index in gone,
+                "dropped": rows[i].split == "train" and rows[i].number in gone,
                 "text": example.text[:TEXT_CHARACTERS],
             }
         )
@@ -143,7 +144,7 @@ class _Row(NamedTuple):
     """A row with one label: where it stands, and the label."""
 
     split: str
-    index: int
+    number: int
     label: str
 
 
@@ -162,8 +163,8 @@ class _Texts(Sequence[str]):
 
     def whole(self, index: int) -> str:
         """Return a text beyond what the model reads."""
-        row = self.rows[index]
-        return str(self._examples[row.split][row.index].text)
+        example = self._examples[self.rows[index].split][self.rows[index].number]
+        return example.text if isinstance(example, Labelled) else ""
 
 
 def _single(split: str, examples: Examples) -> list[_Row]:
