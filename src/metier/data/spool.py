@@ -29,6 +29,7 @@ from metier.data.content import num_characters
 BUFFER_BYTES = 1 << 20
 WATCHED_ROWS = 1000
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_READ = json.JSONDecoder()
 
 
 def encoded(example: Example) -> bytes:
@@ -57,7 +58,7 @@ class Lines(Sequence[Example]):
             return self.choice(np.arange(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return from_json(json.loads(self.line(index % len(self))))
+        return from_json(_READ.decode(self.line(index % len(self)).decode("utf-8")))
 
     def line(self, index: int) -> bytes:
         """Return the bytes of a line, with its end."""
