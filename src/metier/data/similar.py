@@ -185,12 +185,17 @@ def liken(texts: Sequence[str], threshold: float, seed: int = 0) -> Likeness:
         if signatures_NP is not None:
             signatures_NP[start : start + len(chunk)] = _signatures(chunk, seed, signatures_NP.dtype)
     text_N, first_U = digests.numbered()
+    del digests
     if signatures_NP is None or len(first_U) < 2:
         return Likeness(text_N, np.zeros((0, 2), dtype=np.int64))
     signatures_UP = _distinct(signatures_NP, first_U)
     codes_X = _likely(signatures_UP, rows, threshold)
-    sure_X = _verified(codes_X, signatures_UP, _Shingles(texts, first_U), threshold)
-    return Likeness(text_N, np.stack(np.divmod(codes_X[sure_X], len(first_U)), axis=1))
+    alike_X = _sure(codes_X, signatures_UP, threshold)
+    del signatures_NP, signatures_UP  # most of the memory, and not needed any more
+    num_texts = len(first_U)
+    unclear_V = np.flatnonzero(~alike_X)
+    alike_X[unclear_V] = _verified(codes_X[unclear_V], num_texts, _Shingles(texts, first_U), threshold)
+    return Likeness(text_N, np.stack(np.divmod(codes_X[alike_X], num_texts), axis=1))
 
 
 # ───────────────────────────────────────────────────────────────────────────── the steps of `liken`
@@ -309,24 +314,47 @@ class _Shingles:
         return self._known[number]
 
 
-def _verified(
-    codes_X: NDArray[np.int64], signatures_UP: NDArray[Any], shingles: _Shingles, threshold: float
-) -> NDArray[np.bool_]:
-    """Return which pairs are near duplicates: by their signatures, or by their 5-grams where those are not clear."""
-
-    def alike(a: int, b: int) -> bool:
-        one, other = shingles.of(a), shingles.of(b)
-        shared = len(one & other)
-        return shared >= threshold * (len(one) + len(other) - shared)
-
+def _sure(codes_X: NDArray[np.int64], signatures_UP: NDArray[Any], threshold: float) -> NDArray[np.bool_]:
+    """Return which pairs are near duplicates beyond doubt, by their signatures."""
     sure_X = np.zeros(len(codes_X), dtype=bool)
     for start in range(0, len(codes_X), CHUNK_PAIRS):
         a, b = np.divmod(codes_X[start : start + CHUNK_PAIRS], len(signatures_UP))
-        sure = _estimates(signatures_UP, a, b) >= min(1.0, threshold + CLEAR_MARGIN)
-        unclear = np.flatnonzero(~sure)
-        sure[unclear] = [alike(*pair) for pair in zip(a[unclear].tolist(), b[unclear].tolist(), strict=True)]
-        sure_X[start : start + CHUNK_PAIRS] = sure
+        estimates = _estimates(signatures_UP, a, b)
+        sure_X[start : start + CHUNK_PAIRS] = estimates >= min(1.0, threshold + CLEAR_MARGIN)
     return sure_X
+
+
+def _verified(codes_V: NDArray[np.int64], num_texts: int, shingles: _Shingles, threshold: float) -> NDArray[np.bool_]:
+    """Return which of V pairs are near duplicates, by their 5-grams.
+
+    Pairs that have to do with each other follow one another, so that a text is read about once and not for every pair.
+    """
+    alike_V = np.zeros(len(codes_V), dtype=bool)
+    order_V = np.argsort(_nearby(codes_V, num_texts)[codes_V // num_texts], kind="stable")
+    for start in range(0, len(codes_V), CHUNK_PAIRS):
+        part = order_V[start : start + CHUNK_PAIRS]
+        pairs = zip(*(numbers.tolist() for numbers in np.divmod(codes_V[part], num_texts)), strict=True)
+        alike_V[part] = [_alike(shingles.of(a), shingles.of(b), threshold) for a, b in pairs]
+    return alike_V
+
+
+def _nearby(codes_V: NDArray[np.int64], num_texts: int) -> NDArray[np.int64]:
+    """Return for each text a number that it has in common with most texts that a few pairs lead to: the smallest."""
+    near_U = np.arange(num_texts)
+    for _ in range(2):
+        for start in range(0, len(codes_V), CHUNK_PAIRS):
+            a, b = np.divmod(codes_V[start : start + CHUNK_PAIRS], num_texts)
+            smaller = np.minimum(near_U[a], near_U[b])
+            np.minimum.at(near_U, a, smaller)
+            np.minimum.at(near_U, b, smaller)
+    return near_U
+
+
+def _alike(one: set[str], other: set[str], threshold: float) -> bool:
+    if min(len(one), len(other)) < threshold * max(len(one), len(other)):
+        return False  # even if one held all of the other
+    shared = len(one & other)
+    return shared >= threshold * (len(one) + len(other) - shared)
 
 
 def _components(size: int, links_X2: NDArray[np.int64]) -> NDArray[np.int64]:
