@@ -30,7 +30,7 @@ from machine import publish, table
 
 from metier.core.project import Project
 
-SECONDS, BYTES_PER_ROW = 600, 600
+ROWS, SECONDS, BYTES_PER_ROW = 1_000_000, 600, 600
 SHARE_EXACT, SHARE_NEAR, SHARE_BROKEN, SHARE_CONTROLS, SHARE_NOT_UTF8 = 0.05, 0.10, 0.01, 0.01, 0.002
 REPORT = "writing the data report"
 KNOWN_ROWS = 20_000
@@ -212,7 +212,7 @@ def _line(one: tuple[int, int], other: tuple[int, int]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--out", default=str(Path(__file__).with_name("prepare.md")))
     parser.add_argument("--keep", type=Path, help="folder for the projects; by default a temporary one, removed")
     options = parser.parse_args()
@@ -262,6 +262,8 @@ def main() -> None:
         table(["what it says it does", "seconds"], [[name, f"{seconds:.0f}"] for name, seconds in shown]),
         f"Killed (SIGKILL) while it looked for duplicates and prepared again, {few:,} rows: {again.seconds:.0f} s"
         f" instead of {first.seconds:.0f} s, the same digest.",
+        command="python benchmarks/prepare.py" + f" --rows {options.rows}" * (options.rows != ROWS),
+        extra=[f"Circumstances: niceness {os.nice(0)}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}"],
     )
 
 
