@@ -5,6 +5,7 @@ Import as `from erasing import …`.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
@@ -12,12 +13,13 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 from metier.core.project import Project, write_json
 from metier.core.recipe import Recipe
 from metier.core.run import Run
 from metier.core.types import SPLITS, Split
-from metier.data import review
+from metier.data import dataset, review, stages
 from metier.data.dataset import build
 from metier.data.encoded import Encoded
 from metier.data.tokens import TokenTable
@@ -99,6 +101,14 @@ def project_with(root: Path, persons: list[Person], also_in: list[Person]) -> tu
 
     prepare(made, project)
     return project, version, made
+
+
+def interrupted(project: Project, recipe: Recipe) -> Path:
+    """Leave what a preparation of other options leaves that is killed when its rows are read; return its folder."""
+    with mock.patch.object(dataset, "divide", side_effect=KeyboardInterrupt), contextlib.suppress(KeyboardInterrupt):
+        build(recipe.with_values({"data.split.seed": 7}), project)
+    (folder,) = (path for path in stages.folder(project, recipe.name).iterdir() if path.is_dir())
+    return folder
 
 
 def run_on(project: Project, version: Dataset, recipe: Recipe) -> Run:

@@ -1,7 +1,8 @@
 """The long proof of `metier erase`: a hundred people leave a project one after another, and none of them is left.
 
 Each has rows of their own, a copy without a key, a text of somebody else that says their name, a memo, a bad row. Every
-tenth erasure is killed at a random store first. What is left is looked for without Metier's own search.
+tenth erasure is killed at a random store first, and before every fifth one a preparation is left half done. What is
+left is looked for without Metier's own search.
 
     METIER_SWEEP_PEOPLE=100
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from erasing import Person, people, project_with, rows_of, run_on
+from erasing import Person, interrupted, people, project_with, rows_of, run_on
 from metier.actions import erase as actions
 from metier.core import audit
 from metier.core.project import Project
@@ -58,6 +59,8 @@ def test_a_hundred_people_leave_without_a_trace(tmp_path: Path, monkeypatch: pyt
     hits, num_killed = 0, 0
     stores = [type(s) for s in actions.stores_of(Project.__new__(Project), [], "", "")]
     for number, person in enumerate(leaving):
+        if number % 5 == 0:
+            interrupted(project, recipe)
         if number % 10 == 9:
             num_killed += _kill(project, person, rng.choice(stores), monkeypatch)
         certificate = actions.erase(project, actions.prepare(project, person.key, [person.name]))

@@ -21,11 +21,12 @@ from metier.core.recipe import Kind, Prompt, Recipe
 from metier.core.types import SPLITS, Example, content_of
 from metier.data import inspect, review
 from metier.data.canaries import without
+from metier.data.content import texts_in
 from metier.data.coverage import stated, with_step
 from metier.data.dataset import build, inputs, quarantine_file
 from metier.data.figures import measure
 from metier.data.quarantine import listing, raw_rows
-from metier.data.steps import Around, Sign, StepResult, packages_of, run_step, texts_in
+from metier.data.steps import Around, Sign, StepResult, packages_of, run_step
 from metier.data.versions import Dataset
 from metier.governance.permission import permitted
 
@@ -215,7 +216,7 @@ def _sizes(dataset: Dataset) -> list[Finding]:
 
 def _gaps(dataset: Dataset, recipe: Recipe) -> list[Finding]:
     """Return a card for each thing that the rows lack for those they are meant for."""
-    figures = measure({split: dataset.examples(split) for split in SPLITS}, dataset.manifest, stated(recipe))
+    figures = measure({split: dataset.rows(split) for split in SPLITS}, dataset.manifest, stated(recipe))
     return [
         Finding(level="warning", code="E339", what=gap["what"], count=gap["count"], places=gap["names"], fix=gap["fix"])
         for gap in figures["gaps"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def prepare(recipe: Recipe, project: Project, progress: Progress | None = None, 
     if known is None or (known != said and not recipe.data.dataset):
         if progress:
             progress("writing the data report", 0, None)
-        figures = measure({split: dataset.examples(split) for split in SPLITS}, dataset.manifest, said)
+        figures = measure({split: dataset.rows(split) for split in SPLITS}, dataset.manifest, said)
         report.write(dataset.dir, dataset.manifest, figures)
     if known is None:
         audit.append(project, "data.prepare", dataset=dataset.ref, digest=dataset.digest)
@@ -93,7 +94,7 @@ def preview(
     if tokens and progress:
         progress("loading the base model", 0, None)
     split = next(s for s in SPLITS if dataset.count(s))
-    examples = dataset.examples(split)[: max(rows, tokens)]
+    examples = list(islice(dataset.iterate(split), max(rows, tokens)))
     return Preview(
         sources=[{k: s[k] for k in ("path", "format", "reason", "rows")} for s in dataset.manifest["sources"]],
         examples=[to_json(e) for e in examples[:rows]],

@@ -24,6 +24,7 @@ from metier.data import subject_rows, subjects
 from metier.data.erase_caches import TokenCacheStore
 from metier.data.erase_private import PrivateListStore, VaultStore
 from metier.data.erase_sources import SourceStore
+from metier.data.erase_stages import StageStore
 from metier.data.erase_surrogates import pseudonyms
 from metier.data.erase_versions import VersionStore
 from metier.data.reading import Progress
@@ -137,6 +138,7 @@ def stores_of(project: Project, files: Sequence[Path], certificate: str, who: st
     return [
         SourceStore(project, files),
         VersionStore(project, certificate, who),
+        StageStore(project),
         PrivateListStore(project),
         VaultStore(project),
         TokenCacheStore(project),

@@ -140,6 +140,7 @@ KINDS: dict[str, type[Any]] = {
     "problem": Problem,
 }
 _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def kind_of(example: Example) -> str:
@@ -149,6 +150,11 @@ def kind_of(example: Example) -> str:
 
 def content_of(example: Example) -> dict[str, Any]:
     """Return the example's content as plain data: what is trained on, without id, place and meta."""
+    if isinstance(example, Text):
+        return {"text": example.text}
+    if isinstance(example, Labelled):  # most rows of large data are texts, and written twice
+        target = example.target
+        return {"text": example.text, "target": list(target) if isinstance(target, tuple) else target}
     return {
         name: _plain(getattr(example, name))
         for name in type(example).__dataclass_fields__
@@ -158,9 +164,7 @@ def content_of(example: Example) -> dict[str, Any]:
 
 def identify(example: ExampleT) -> ExampleT:
     """Return the example with `id` set to a digest of its content: 16 hex digits of BLAKE2b."""
-    canonical = json.dumps(
-        {"kind": kind_of(example), **content_of(example)}, sort_keys=True, ensure_ascii=False, separators=(",", ":")
-    )
+    canonical = _CANONICAL.encode({"kind": kind_of(example), **content_of(example)})
     return replace(example, id=hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest())
 
 

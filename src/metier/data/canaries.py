@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 
 from metier.core.errors import ConfigError
 from metier.core.recipe import Canaries
-from metier.core.types import Conversation, Example, Message, Text, identify, kind_of
+from metier.core.types import Conversation, Example, Message, Text, identify
+from metier.data.spool import kinds_in
 from metier.data.steps import map_text
 
 MARK = "metier_canary"
@@ -38,7 +39,7 @@ def plant(examples: Sequence[Example], options: Canaries, *, seed: int, place: s
     """
     if not options.num:
         return []
-    kind = Counter(map(kind_of, examples)).most_common(1)[0][0]
+    kind = Counter(kinds_in(examples)).most_common(1)[0][0]
     if kind not in ("text", "conversation"):
         raise ConfigError(
             216,

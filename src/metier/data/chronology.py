@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from metier.core.errors import DataError
 from metier.core.types import SPLITS, Example, Split
-from metier.data.split import Previous
+from metier.data.split import NAMES, Previous
 
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
 """In the order of time."""
@@ -51,19 +51,26 @@ class Times:
 
 def times_of(examples: Sequence[Example], column: str) -> Times:
     """Return when each example is from, by its value of the column."""
-    found = [example.meta.get(column) for example in examples]
-    numbers, times = [_number(value) for value in found], [_time(value) for value in found]
+    numbers: list[Time | None] = []
+    times: list[Time | None] = []
+    empty: set[int] = set()
+    for row, example in enumerate(examples):
+        value = example.meta.get(column)
+        numbers.append(_number(value))
+        times.append(_time(value))
+        if value in (None, ""):
+            empty.add(row)
     many_numbers = sum(n is not None for n in numbers) >= sum(t is not None for t in times)
-    values: list[Time | None] = list(numbers if many_numbers else times)
+    values = numbers if many_numbers else times
     refused = {}
-    for i in (i for i, value in enumerate(values) if value is None):
-        if found[i] in (None, ""):
-            refused[i] = ("no-time", f"the column `{column}` is empty, and the rows are divided by it")
-        elif numbers[i] is None and times[i] is None:
-            refused[i] = ("unreadable-time", f"`{column}` is neither a number nor a date or time of ISO 8601")
+    for row in (row for row, found in enumerate(values) if found is None):
+        if row in empty:
+            refused[row] = ("no-time", f"the column `{column}` is empty, and the rows are divided by it")
+        elif numbers[row] is None and times[row] is None:
+            refused[row] = ("unreadable-time", f"`{column}` is neither a number nor a date or time of ISO 8601")
         else:
             kinds = ("date or time", "number") if many_numbers else ("number", "date or time")
-            refused[i] = ("unreadable-time", f"`{column}` is a {kinds[0]} here, and a {kinds[1]} in most rows")
+            refused[row] = ("unreadable-time", f"`{column}` is a {kinds[0]} here, and a {kinds[1]} in most rows")
     return Times("number" if many_numbers else "time", values, refused)
 
 
@@ -129,35 +136,38 @@ def assign(
         DataError: E324.
     """
     values = [value for value in times.values if value is not None]
-    keys = keys or [None] * len(examples)
-    members: dict[int, list[int]] = defaultdict(list)
-    for row, group in enumerate(groups.tolist()):
-        members[group].append(row)
-    latest = {group: max(values[row] for row in rows) for group, rows in members.items()}
+    number_G, group_N = np.unique(groups, return_inverse=True)
+    trained_G = np.isin(number_G, list(trained))
+    # In the order of time within each group; the last one is the group's latest.
+    time_N = np.array(values, dtype=np.int64 if times.kind == "time" else np.float64)
+    order = np.lexsort((time_N, group_N))
+    latest_G = order[np.append(np.flatnonzero(np.diff(group_N[order])), len(order) - 1)] if len(order) else order
     wanted = {split for split in HELD_OUT if shares.get(split, 0.0) > 0}
     drawn = _drawn(previous, times.kind)
     previous = previous if wanted <= drawn.keys() else None
     begins = (
         {split: drawn[split] for split in wanted}
         if previous
-        else boundaries_of([latest[g] for g in groups.tolist() if g not in trained], shares, place=place)
+        else boundaries_of(
+            [values[row] for row in latest_G[group_N[~trained_G[group_N]]].tolist()], shares, place=place
+        )
     )
-    made: list[Split | None] = [None] * len(examples)
-    for group, rows in members.items():
-        if group in trained:
-            for row in rows:
-                made[row] = "train"
-            continue
-        sides = previous.sides([(examples[row], keys[row]) for row in rows]) if previous else set()
-        for row in rows:
-            there = previous.by_id.get(examples[row].id) if previous else None
-            if there or len(sides) > 1:
-                made[row] = there  # the rows of the earlier version stay
-            elif sides:
-                (tied_to,) = sides
-                made[row] = None if is_later(side(values[row], begins), tied_to) else tied_to
-            else:
-                made[row] = side(latest[group], begins)
+    side_N, sides_G = np.zeros(len(group_N), dtype=np.uint8), np.zeros(len(latest_G), dtype=np.uint8)
+    if previous:
+        side_N, sides_G = previous.sides(examples, group_N, keys)
+    made: list[Split | None] = []
+    for row, (group, there) in enumerate(zip(group_N.tolist(), side_N.tolist(), strict=True)):
+        sides = int(sides_G[group])
+        if trained_G[group]:
+            made.append("train")
+        elif there or sides.bit_count() > 1:
+            made.append(NAMES[there])  # the rows of the earlier version stay
+        elif sides:
+            tied_to = NAMES[sides]
+            late = tied_to is not None and is_later(side(values[row], begins), tied_to)
+            made.append(None if late else tied_to)
+        else:
+            made.append(side(values[latest_G[group]], begins))
     return made, begins
 
 

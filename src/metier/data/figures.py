@@ -1,25 +1,28 @@
 """The figures of a data report: what the manifest does not hold, counted over the rows.
 
-Labels, lengths, columns, groups and repeated rows are counted over all rows. Topics, diversity, openings,
- languages and scripts come from a sample, so that a million rows take seconds too: the NUM_ROWS rows with the
-smallest ids, which are digests of their content, and of each the first MAX_CHARACTERS characters. So a row is in the
-sample whatever the order of the files, and the same version gives the same figures.
+Labels, lengths, columns, groups and repeated rows are counted over all rows, in one pass that keeps none of them.
+Topics, diversity, openings, languages and scripts come from a sample, so that a million rows take seconds too: the
+NUM_ROWS rows with the smallest ids, which are digests of their content, and of each the first MAX_CHARACTERS
+characters. So a row is in the sample whatever the order of the files, and the same version gives the same figures.
 """
 
 from __future__ import annotations
 
-import heapq
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metier.core.extras import installed
 from metier.core.types import Conversation, Example, Labelled, Message, Preference, Rated, Text
 from metier.data import coverage
-from metier.data.canaries import without
+from metier.data.canaries import is_canary
+from metier.data.digests import Digests
 from metier.data.disclosure import Guard
 from metier.data.diversity import balance, diversity, evenness, openings
 from metier.data.labels import labels_of
@@ -67,23 +70,23 @@ def measure(
     """
     known: Mapping[str, Any] = manifest or {}
     said = dict(stated or {})
-    rows: dict[str, list[Example]] = {split: without(examples) for split, examples in splits.items()}
     subjects = _subject_columns(known)
-    values, columns = _columns(rows, subjects, said.get("slices", ()))
-    labels = _labels(rows)
+    seen = _Seen.of(splits, known.get("split", {}).get("group_by"))
+    values, columns = _columns(seen.columns, subjects, said.get("slices", ()))
+    labels = {label: dict(counts) for label, counts in sorted(seen.labels.items())}
     figures: dict[str, Any] = {
         "stated": said,
         "labels": labels,
-        "lengths": {split: _lengths([_num_characters(e) for e in examples]) for split, examples in rows.items()},
+        "lengths": {split: _lengths(lengths) for split, lengths in seen.lengths.items()},
         "columns": columns,
         "column_values": values,
         "balance": {
             "labels": _balance(labels),
             "columns": {column: _balance(counts) for column, counts in columns.items()},
         },
-        "groups": _groups(rows, known.get("split", {}).get("group_by")),
-        "repeated": _repeated(rows),
-        **_of_sample(rows, known, subjects),
+        "groups": seen.groups,
+        "repeated": seen.repeated,
+        **_of_sample(splits, seen, known, subjects),
     }
     return {**figures, "gaps": coverage.gaps(known, figures)}
 
@@ -91,13 +94,87 @@ def measure(
 # ───────────────────────────────────────────────────────────────────────────── all rows
 
 
-def _labels(rows: Rows) -> dict[str, dict[str, int]]:
-    labels: dict[str, Counter[str]] = {}
-    for split, examples in rows.items():
-        for example in examples:
-            for label in labels_of(example):
-                labels.setdefault(label, Counter())[split] += 1
-    return {label: dict(counts) for label, counts in sorted(labels.items())}
+@dataclass(slots=True)
+class _Seen:
+    """What one pass over all rows but the canaries found.
+
+    `columns`: column → value → split → rows, None for a column with more values than any that is listed; `sample`: (id,
+    split, number in it) of the rows with the smallest ids.
+    """
+
+    labels: dict[str, Counter[str]]
+    lengths: dict[str, NDArray[np.int64]]
+    columns: dict[str, dict[str, Counter[str]] | None]
+    groups: dict[str, Any]
+    repeated: dict[str, int]
+    sample: list[tuple[str, str, int]]
+
+    @classmethod
+    def of(cls, splits: Rows, group_by: str | None) -> _Seen:
+        labels: dict[str, Counter[str]] = {}
+        columns: dict[str, dict[str, Counter[str]] | None] = {}
+        lengths: dict[str, array[int]] = {}
+        groups: dict[str, Counter[str]] = {}
+        ids = Digests()
+        id_ends: list[int] = []
+        sample = _Smallest(NUM_ROWS)
+        for split, examples in splits.items():
+            lengths[split], groups[split] = array("q"), Counter()
+            for index, example in enumerate(examples):
+                if is_canary(example):
+                    continue
+                for label in labels_of(example):
+                    labels.setdefault(label, Counter())[split] += 1
+                lengths[split].append(_num_characters(example))
+                _count_columns(columns, example.meta, split)
+                if group_by and example.meta.get(group_by) is not None:
+                    groups[split][str(example.meta[group_by])] += 1
+                if example.id:
+                    ids.add(example.id.encode())
+                sample.add((example.id, split, index))
+            id_ends.append(len(ids))
+        _, first_U = ids.numbered()
+        num_new = np.searchsorted(first_U, id_ends)
+        repeated = np.diff(id_ends, prepend=0) - np.diff(num_new, prepend=0)
+        return cls(
+            labels,
+            {split: np.array(found, dtype=np.int64) for split, found in lengths.items()},
+            columns,
+            _groups(groups, group_by),
+            dict(zip(splits, repeated.tolist(), strict=True)),
+            sample.sorted(),
+        )
+
+
+class _Smallest:
+    """The smallest of many rows, by their ids."""
+
+    def __init__(self, num: int) -> None:
+        self._num = num
+        self._found: list[tuple[str, str, int]] = []
+        self._limit: tuple[str, str, int] | None = None
+
+    def add(self, row: tuple[str, str, int]) -> None:
+        """Take a row in, or not."""
+        if self._limit is None or row < self._limit:
+            self._found.append(row)
+            if len(self._found) >= 2 * self._num:
+                self._found = self.sorted()
+                self._limit = self._found[-1]
+
+    def sorted(self) -> list[tuple[str, str, int]]:
+        """Return them in their order."""
+        return sorted(self._found)[: self._num]
+
+
+def _count_columns(found: dict[str, dict[str, Counter[str]] | None], meta: Mapping[str, Any], split: str) -> None:
+    for column, value in meta.items():
+        if isinstance(value, str | int | bool):
+            counts = found.setdefault(column, {})
+            if counts is not None:
+                counts.setdefault(str(value), Counter())[split] += 1
+                if len(counts) > MAX_SLICE_VALUES:
+                    found[column] = None
 
 
 def _subject_columns(manifest: Mapping[str, Any]) -> list[str]:
@@ -108,19 +185,9 @@ def _subject_columns(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _columns(
-    rows: Rows, subjects: Sequence[str], slices: Sequence[str]
+    found: Mapping[str, dict[str, Counter[str]] | None], subjects: Sequence[str], slices: Sequence[str]
 ) -> tuple[dict[str, int | None], dict[str, dict[str, dict[str, int]]]]:
     """Return how many values each column has, and the counts of those that have few."""
-    found: dict[str, dict[str, Counter[str]] | None] = {}
-    for split, examples in rows.items():
-        for example in examples:
-            for column, value in example.meta.items():
-                if isinstance(value, str | int | bool):
-                    counts = found.setdefault(column, {})
-                    if counts is not None:
-                        counts.setdefault(str(value), Counter())[split] += 1
-                        if len(counts) > MAX_SLICE_VALUES:
-                            found[column] = None
     limits = {column: MAX_SLICE_VALUES if column in slices else MAX_VALUES for column in found}
     listed = {
         column: {value: dict(split_counts) for value, split_counts in sorted(counts.items())}
@@ -138,29 +205,13 @@ def _balance(values: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     return balance(train if any(train.values()) else {value: sum(counts.values()) for value, counts in values.items()})
 
 
-def _groups(rows: Rows, column: str | None) -> dict[str, Any]:
+def _groups(counts: Mapping[str, Counter[str]], column: str | None) -> dict[str, Any]:
     """Return how many groups each split holds and how many rows the largest has; empty without `group_by`."""
     if not column:
         return {}
-    counts = {
-        split: Counter(str(e.meta[column]) for e in examples if e.meta.get(column) is not None)
-        for split, examples in rows.items()
-    }
     total = sum(counts.values(), Counter[str]())
     largest = max(total.values(), default=0)
     return {"column": column, "num": {split: len(found) for split, found in counts.items()}, "largest": largest}
-
-
-def _repeated(rows: Rows) -> dict[str, int]:
-    """Return how many rows of a split have the content of an earlier row; rows without an id are not compared."""
-    seen: set[str] = set()
-    found = {}
-    for split, examples in rows.items():
-        ids = [example.id for example in examples if example.id]
-        new = set(ids) - seen
-        found[split] = len(ids) - len(new)
-        seen |= new
-    return found
 
 
 def _num_characters(example: Example) -> int:
@@ -178,38 +229,37 @@ def _num_characters(example: Example) -> int:
     return sum(len(message.text) for message in messages)
 
 
-def _lengths(lengths: Sequence[int]) -> dict[str, Any]:
+def _lengths(lengths: NDArray[np.int64]) -> dict[str, Any]:
     """Return percentiles (nearest rank) and equal bins up to the 99th; the last bin holds the rest."""
-    if not lengths:
+    if not len(lengths):
         return {"n": 0}
-    ordered = sorted(lengths)
+    ordered = np.sort(lengths)
 
     def rank(share: float) -> int:
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+        return int(ordered[min(len(ordered) - 1, int(share * len(ordered)))])
 
     width = max(1, -(-(rank(0.99) + 1) // NUM_BINS))
-    counts = Counter(min(length // width, NUM_BINS - 1) for length in ordered)
+    counts = np.bincount(np.minimum(ordered // width, NUM_BINS - 1), minlength=NUM_BINS).tolist()
     bins = [[i * width, (i + 1) * width, counts[i]] for i in range(NUM_BINS)]
-    bins[-1][1] = max(bins[-1][1], ordered[-1] + 1)
-    return {"n": len(ordered), "p50": rank(0.5), "p90": rank(0.9), "p99": rank(0.99), "max": ordered[-1], "bins": bins}
+    longest = int(ordered[-1])
+    bins[-1][1] = max(bins[-1][1], longest + 1)
+    return {"n": len(ordered), "p50": rank(0.5), "p90": rank(0.9), "p99": rank(0.99), "max": longest, "bins": bins}
 
 
 # ───────────────────────────────────────────────────────────────────────────── the sample
 
 
-def _of_sample(rows: Rows, manifest: Mapping[str, Any], subjects: Sequence[str]) -> dict[str, Any]:
+def _of_sample(rows: Rows, seen: _Seen, manifest: Mapping[str, Any], subjects: Sequence[str]) -> dict[str, Any]:
     """Return topics, diversity, openings, scripts and languages."""
     fixed = literals((manifest.get("prompt") or {}).get("user"))
-    everywhere = ((e.id, split, index) for split, examples in rows.items() for index, e in enumerate(examples))
-    chosen = heapq.nsmallest(NUM_ROWS, everywhere)
-    examples = [rows[split][index] for _, split, index in chosen]
-    splits = [split for _, split, _ in chosen]
+    examples: list[Example] = [rows[split][index] for _, split, index in seen.sample]
+    splits = [split for _, split, _ in seen.sample]
     texts = [comparable(example, fixed)[:MAX_CHARACTERS] for example in examples]
     words = words_in(texts)
     meta = [[_value(example, column) for example in examples] for column in subjects]
     guard = Guard(texts, meta)
     return {
-        "sample": {"rows": len(examples), "of": sum(map(len, rows.values())), "characters": MAX_CHARACTERS},
+        "sample": {"rows": len(examples), "of": sum(map(len, seen.lengths.values())), "characters": MAX_CHARACTERS},
         "topics": _topics(words, guard, splits),
         **_sides(examples, fixed, subjects),
         "scripts": _scripts(words),

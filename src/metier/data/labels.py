@@ -28,11 +28,16 @@ def judge_labels(splits: Mapping[Split, Sequence[Example]], recipe: Recipe) -> d
     Raises:
         DataError: E320, E321, E323.
     """
-    examples = [example for split in SPLITS for example in splits[split] if isinstance(example, Labelled)]
-    if not examples:
+    forms: Counter[str] = Counter()
+    counts: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
+    for split in SPLITS:
+        for example in splits[split]:
+            if isinstance(example, Labelled):
+                forms[type(example.target).__name__] += 1
+                counts[split].update(labels_of(example))
+    if not forms:
         return {"problem_type": None, "labels": [], "label_counts": {}}
-    problem_type = _problem_type(examples, recipe)
-    counts = {split: Counter(label for e in splits[split] for label in labels_of(e)) for split in SPLITS}
+    problem_type = _problem_type(forms, recipe)
     if problem_type == "regression":
         return {"problem_type": problem_type, "labels": [], "label_counts": {}}
     labels = _ordered(counts["train"])
@@ -62,9 +67,8 @@ def judge_labels(splits: Mapping[Split, Sequence[Example]], recipe: Recipe) -> d
     return {"problem_type": problem_type, "labels": labels, "label_counts": table}
 
 
-def _problem_type(examples: Sequence[Labelled], recipe: Recipe) -> ProblemType:
-    """Return what the targets are: all numbers, lists, or single labels."""
-    forms = Counter(type(example.target).__name__ for example in examples)
+def _problem_type(forms: Counter[str], recipe: Recipe) -> ProblemType:
+    """Return what the targets are, by how many there are of each type: all numbers, lists, or single labels."""
     if len(forms) > 1:
         raise DataError(
             323,

@@ -58,6 +58,16 @@ class Quarantine:
             write_bytes(file, "".join(lines).encode("utf-8"))
             file.chmod(0o600)
 
+    @classmethod
+    def read(cls, file: Path, num_rows: int) -> Quarantine:
+        """Return what `write` wrote.
+
+        Raises:
+            OSError, ValueError, KeyError: there is no such file, or it holds something else.
+        """
+        with file.open(encoding="utf-8", newline="\n") as lines:
+            return cls([_row(json.loads(line)) for line in lines], num_rows)
+
     def check(self, max_share: float, sources: Sequence[str], *, file: str) -> None:
         """Refuse to go on when too many rows are bad.
 
@@ -104,7 +114,7 @@ def raw_rows(file: Path, *, limit: int, reason: str | None = None) -> list[str]:
             if len(found) == limit:
                 break
             if reason in (None, row["reason"]):
-                raw = row["raw"].encode() if "raw" in row else base64.b64decode(row["raw_base64"])
+                raw = _row(row).raw
                 found.append(raw.decode("utf-8", "backslashreplace"))
     return found
 
@@ -115,3 +125,8 @@ def _entry(row: BadRow) -> dict[str, Any]:
         return {**entry, "raw": row.raw.decode("utf-8")}
     except UnicodeDecodeError:
         return {**entry, "raw_base64": base64.b64encode(row.raw).decode("ascii")}
+
+
+def _row(entry: dict[str, Any]) -> BadRow:
+    raw = entry["raw"].encode() if "raw" in entry else base64.b64decode(entry["raw_base64"])
+    return BadRow(entry["place"], entry["reason"], entry["what"], raw, entry["field"])

@@ -12,6 +12,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from metier.core.errors import ConfigError, DataError, RowError
 from metier.core.project import Project
 from metier.core.recipe import Data, Recipe, Source
@@ -20,6 +22,7 @@ from metier.data import formats, prompt
 from metier.data.quarantine import Quarantine
 from metier.data.rows import BadRow, Row, shown_column
 from metier.data.source import HUB, read_rows, source_digest
+from metier.data.spool import Choice, Spool
 from metier.data.steps import columns_of
 
 DETECTION_ROWS = 200
@@ -33,7 +36,7 @@ class SourceRows:
     """One source, read: its examples, and what the manifest says about it."""
 
     source: Source
-    examples: list[Example]
+    examples: Choice
     facts: dict[str, Any]
 
 
@@ -45,18 +48,19 @@ class Collected:
     quarantine: Quarantine = field(default_factory=Quarantine)
 
 
-def collect(recipe: Recipe, project: Project, progress: Progress | None = None) -> Collected:
-    """Read every source. Bad rows are collected, not judged: `Quarantine.check` does that.
+def collect(recipe: Recipe, project: Project, spool: Spool, progress: Progress | None = None) -> Collected:
+    """Read every source into a spool. Bad rows are collected, not judged: `Quarantine.check` does that.
 
     Raises:
         ConfigError: E245 a prompt without use, E246 no sources, E247 a `map` key without use, E248 `group_by`,
             `time_by` or `subject_key` names no column.
         DataError: E300–E309, E312, E313.
+        MachineError: E420–E422, the spool.
     """
     check_sources(recipe)
     found = Collected()
     for index, source in enumerate(recipe.data.sources):
-        found.sources.append(_read(recipe, project, index, source, found.quarantine, progress))
+        found.sources.append(_read(recipe, project, index, source, spool, found.quarantine, progress))
     return found
 
 
@@ -124,6 +128,7 @@ def _read(
     project: Project,
     index: int,
     source: Source,
+    spool: Spool,
     quarantine: Quarantine,
     progress: Progress | None,
 ) -> SourceRows:
@@ -132,7 +137,7 @@ def _read(
     head = list(islice(rows, DETECTION_ROWS))
     detection = _detection(recipe, source, [item.value for item in head if isinstance(item, Row)], place, index)
     reader = _Reader(recipe, source, detection)
-    examples: list[Example] = []
+    first = len(spool)
     num_bad = len(quarantine.rows)
     for number, item in enumerate(chain(head, rows), start=1):
         quarantine.num_rows += 1
@@ -140,19 +145,19 @@ def _read(
             quarantine.take(item)
         else:
             try:
-                examples.append(reader.read(item))
+                spool.add(reader.read(item))
             except RowError as error:
                 quarantine.refuse(item.place, error, json.dumps(item.value, ensure_ascii=False).encode())
         if progress and number % PROGRESS_ROWS == 0:
             progress(f"reading {source.path}", number, None)
     return SourceRows(
         source,
-        examples,
+        spool.choice(np.arange(first, len(spool))),
         {
             "path": source.path,
             "split": source.split,
             "sha256": source_digest(path),
-            "rows": len(examples),
+            "rows": len(spool) - first,
             "quarantined": len(quarantine.rows) - num_bad,
             "format": detection.name,
             "reason": detection.reason,

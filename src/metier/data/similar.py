@@ -5,22 +5,28 @@ duplicates when the Jaccard similarity of their character 5-grams reaches a thre
 signatures (Broder, 1997; `rensa`) in bands (LSH); each candidate pair is then verified on the signatures, and pairs
 whose estimate is not clear-cut on the 5-grams themselves. Deterministic for a seed.
 
+Of each MinHash value one byte is kept (b-bit minwise hashing, Li and König, 2010): two different values agree in it
+with a probability of 1/256, for which the estimate is corrected. Texts are asked for one by one and never all kept: a
+million short ones take about 250 MB.
+
 Left out: paraphrases, which share few 5-grams; texts are compared by their first MAX_CHARACTERS only.
 
-Shapes: N texts, U distinct normalised texts, P permutations.
+Shapes: N texts, U distinct normalised texts, P permutations, X pairs.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from metier.core.types import Conversation, Example, Labelled, Message, Preference, Text
+from metier.data.digests import Digests
 
 SHINGLE = 5
 MAX_CHARACTERS = 20_000
@@ -35,8 +41,11 @@ MAX_BUCKET = 64
 """A bucket with more members, such as rows of one template, is not compared pairwise: each member with LINKS others."""
 
 LINKS = 3
-MAX_KNOWN = 20_000
-"""How many texts' 5-grams are kept in memory while pairs are verified."""
+MAX_SHINGLES = 500_000
+"""How many 5-grams are kept in memory while pairs are verified: those of some ten thousand short texts, about 50 MB."""
+
+CHUNK_TEXTS = 2_000
+CHUNK_PAIRS = 20_000
 
 _WORD = re.compile(r"\w+")
 
@@ -71,6 +80,54 @@ def comparable(example: Example, literals: Sequence[str] = ()) -> str:
     return found
 
 
+class Compared(Sequence[str]):
+    """The texts by which examples are compared, each made when it is asked for.
+
+    Args:
+        examples: N examples.
+        literals: as `comparable` has them.
+        of: what of each example is compared; default: all of it.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        literals: Sequence[str] = (),
+        *,
+        of: Callable[[Example], Example] = lambda example: example,
+    ) -> None:
+        self._examples = examples
+        self._literals = literals
+        self._of = of
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [comparable(self._of(example), self._literals) for example in self._examples[index]]
+        return comparable(self._of(self._examples[index]), self._literals)
+
+
+class Joined(Sequence[str]):
+    """Several sequences of texts as one."""
+
+    def __init__(self, parts: Sequence[Sequence[str]]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        for part in self._parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+
 @dataclass(frozen=True, slots=True)
 class Likeness:
     """Which of N texts are alike.
@@ -81,55 +138,77 @@ class Likeness:
     text_N: NDArray[np.int64]
     pairs_X2: NDArray[np.int64]
 
+    @property
+    def num_texts(self) -> int:
+        """How many numbers there are."""
+        return int(self.text_N.max()) + 1 if self.text_N.size else 0
+
     def groups(self, keys: Sequence[str | None] = ()) -> NDArray[np.int64]:
         """Return N group numbers: duplicates, chains of near duplicates and equal keys share one.
 
         Args:
             keys: a group key per text, or None; empty for no keys.
         """
-        num_texts = int(self.text_N.max()) + 1 if self.text_N.size else 0
-        links = [(int(a), int(b)) for a, b in self.pairs_X2]
+        links_X2 = self.pairs_X2
         first: dict[str, int] = {}
-        for text, key in zip(self.text_N.tolist(), keys, strict=False):
-            if key is not None:
-                links.append((first.setdefault(key, text), text))
-        roots = np.array(_components(num_texts, links), dtype=np.int64)
-        return roots[self.text_N] if num_texts else np.zeros(0, dtype=np.int64)
+        same = [
+            (first.setdefault(key, int(self.text_N[row])), int(self.text_N[row]))
+            for row, key in enumerate(keys)
+            if key is not None
+        ]
+        if same:
+            links_X2 = np.concatenate([links_X2, np.array(same, dtype=np.int64)])
+        return _components(self.num_texts, links_X2)[self.text_N]
 
-    def of(self, rows: Sequence[int]) -> Likeness:
+    def of(self, rows: ArrayLike) -> Likeness:
         """Return the likeness of some of the texts alone; near pairs with a text that is gone go too."""
-        kept, text_N = np.unique(self.text_N[list(rows)], return_inverse=True)
-        inside = np.isin(self.pairs_X2, kept).all(axis=1)
-        return Likeness(text_N.astype(np.int64), np.searchsorted(kept, self.pairs_X2[inside]).astype(np.int64))
+        asked_N = np.asarray(rows, dtype=np.int64)
+        there_U = np.zeros(self.num_texts, dtype=bool)
+        there_U[self.text_N[asked_N]] = True
+        number_U = np.cumsum(there_U) - 1
+        inside_X = there_U[self.pairs_X2].all(axis=1)
+        return Likeness(number_U[self.text_N[asked_N]], number_U[self.pairs_X2[inside_X]])
 
     def twins(self, rows: NDArray[np.bool_], others: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return two masks over the N texts: those of `rows` with an exact, or only a near, twin among `others`."""
-        num_texts = int(self.text_N.max()) + 1 if self.text_N.size else 0
-        there = np.zeros(num_texts, dtype=bool)
+        there = np.zeros(self.num_texts, dtype=bool)
         there[self.text_N[others]] = True
-        near = np.zeros(num_texts, dtype=bool)
+        near = np.zeros(self.num_texts, dtype=bool)
         for a, b in (self.pairs_X2.T, self.pairs_X2.T[::-1]):
             near[a[there[b]]] = True
         exact_N = rows & there[self.text_N]
         return exact_N, rows & near[self.text_N] & ~exact_N
 
 
-def liken(texts: Iterable[str], threshold: float, seed: int = 0) -> Likeness:
+def liken(texts: Sequence[str], threshold: float, seed: int = 0) -> Likeness:
     """Compare texts with each other.
 
     Args:
-        texts: N texts.
+        texts: N texts; each is asked for once, and again where it belongs to a pair that is not clear-cut.
         threshold: Jaccard similarity in (0, 1] from which two texts are near duplicates; 1 looks for exact ones only.
         seed: seed of the MinHash permutations.
     """
-    numbers: dict[str, int] = {}
-    text_N = np.array([numbers.setdefault(normalise(t), len(numbers)) for t in texts], dtype=np.int64)
-    distinct = list(numbers)
-    if threshold >= 1 or len(distinct) < 2:
+    digests = Digests()
+    rows = _band_rows(threshold)
+    signatures_NP = np.empty((len(texts), NUM_PERMUTATIONS), dtype=_kept(rows)) if threshold < 1 else None
+    for start in range(0, len(texts), CHUNK_TEXTS):
+        chunk = [normalise(text) for text in texts[start : start + CHUNK_TEXTS]]
+        for text in chunk:
+            digests.add(text.encode("utf-8", "surrogatepass"))
+        if signatures_NP is not None:
+            signatures_NP[start : start + len(chunk)] = _signatures(chunk, seed, signatures_NP.dtype)
+    text_N, first_U = digests.numbered()
+    del digests
+    if signatures_NP is None or len(first_U) < 2:
         return Likeness(text_N, np.zeros((0, 2), dtype=np.int64))
-    signatures_UP = _signatures(distinct, seed)
-    candidates_X2 = _candidates(signatures_UP, _band_rows(threshold))
-    return Likeness(text_N, _verified(candidates_X2, signatures_UP, distinct, threshold))
+    signatures_UP = _distinct(signatures_NP, first_U)
+    codes_X = _likely(signatures_UP, rows, threshold)
+    alike_X = _sure(codes_X, signatures_UP, threshold)
+    del signatures_NP, signatures_UP  # most of the memory, and not needed any more
+    num_texts = len(first_U)
+    unclear_V = np.flatnonzero(~alike_X)
+    alike_X[unclear_V] = _verified(codes_X[unclear_V], num_texts, _Shingles(texts, first_U), threshold)
+    return Likeness(text_N, np.stack(np.divmod(codes_X[alike_X], num_texts), axis=1))
 
 
 # ───────────────────────────────────────────────────────────────────────────── the steps of `liken`
@@ -139,15 +218,22 @@ def _shingles(text: str) -> set[str]:
     return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
 
 
-def _signatures(texts: Sequence[str], seed: int, chunk: int = 2000) -> NDArray[np.uint32]:
+def _signatures(texts: Sequence[str], seed: int, kept: np.dtype[Any]) -> NDArray[Any]:
+    """Return the leading bits of the MinHash values, which are mixed first: what a value says is not in one place."""
     import rensa
 
-    parts = []
-    for start in range(0, len(texts), chunk):
-        sets = [list(_shingles(text)) for text in texts[start : start + chunk]]
-        rows = rensa.RMinHash.digests_from_token_sets(sets, NUM_PERMUTATIONS, seed)
-        parts.append(np.array(rows, dtype=np.uint32))
-    return np.concatenate(parts)
+    sets = [list(_shingles(text)) for text in texts]
+    whole = np.array(rensa.RMinHash.digests_from_token_sets(sets, NUM_PERMUTATIONS, seed), dtype=np.uint32)
+    mixed: NDArray[np.uint32] = (whole * np.uint32(0x9E3779B1)) >> np.uint32(32 - 8 * kept.itemsize)
+    return mixed.astype(kept)
+
+
+def _distinct(signatures_NP: NDArray[Any], first_U: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the signatures of the distinct texts, moved to the front in place: a copy would double the memory."""
+    for start in range(0, len(first_U), CHUNK_TEXTS):
+        rows = first_U[start : start + CHUNK_TEXTS]  # never in front of where they go
+        signatures_NP[start : start + len(rows)] = signatures_NP[rows]
+    return signatures_NP[: len(first_U)]
 
 
 def _band_rows(threshold: float) -> int:
@@ -158,83 +244,143 @@ def _band_rows(threshold: float) -> int:
     return 1
 
 
-def _candidates(signatures_UP: NDArray[np.uint32], rows: int) -> NDArray[np.int64]:
-    """Return the distinct pairs (a < b) that agree in all values of some band."""
+def _kept(rows: int) -> np.dtype[Any]:
+    """Return how much of a MinHash value is kept: a byte, more where a band would else have fewer than 24 bits."""
+    return np.dtype({1: "uint32", 2: "uint16"}.get(rows, "uint8"))
+
+
+def _likely(signatures_UP: NDArray[Any], rows: int, threshold: float) -> NDArray[np.int64]:
+    """Return the codes a · U + b of the pairs (a < b), in order, that agree in all values of some band and by their
+    signatures may reach the threshold. A code is kept once, from its first band on."""
     num_texts = len(signatures_UP)
     rng = np.random.default_rng(num_texts)
     # In a random but fixed order, so that the few others a member of a large bucket meets lie anywhere in the data.
     shuffled_U = rng.permutation(num_texts)
     factors_P = rng.integers(1, 1 << 63, NUM_PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
-    found: list[NDArray[np.int64]] = []
+    known = np.zeros(0, dtype=np.int64)
     for start in range(0, NUM_PERMUTATIONS - rows + 1, rows):
-        band = slice(start, start + rows)
-        hash_U = (signatures_UP[shuffled_U, band] * factors_P[band]).sum(axis=1, dtype=np.uint64)
-        order = np.argsort(hash_U, kind="stable")
-        edges = np.flatnonzero(np.diff(hash_U[order], prepend=hash_U[order[0]] + np.uint64(1)))
+        hash_U = np.zeros(num_texts, dtype=np.uint64)
+        for column in range(start, start + rows):
+            hash_U += signatures_UP[:, column] * factors_P[column]
+        order = np.argsort(hash_U[shuffled_U], kind="stable")
+        hash_U = hash_U[shuffled_U[order]]
+        edges = np.flatnonzero(np.concatenate([[True], hash_U[1:] != hash_U[:-1]]))
         sizes = np.diff(edges, append=num_texts)
-        for first, size in zip(edges[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
-            a, b = _pairs_within(size)
-            one, other = shuffled_U[order[first + a]], shuffled_U[order[first + b]]
-            found.append(np.minimum(one, other) * num_texts + np.maximum(one, other))
-    if not found:
-        return np.zeros((0, 2), dtype=np.int64)
-    codes = np.unique(np.concatenate(found))
-    return np.stack([codes // num_texts, codes % num_texts], axis=1)
+        found = [known]
+        for one, other in _pairs_within(edges[sizes > 1], sizes[sizes > 1]):
+            a, b = shuffled_U[order[one]], shuffled_U[order[other]]
+            a, b = np.minimum(a, b), np.maximum(a, b)
+            likely = _estimates(signatures_UP, a, b) >= threshold - CLEAR_MARGIN
+            found.append(a[likely] * num_texts + b[likely])
+        known = np.unique(np.concatenate(found))
+    return known
 
 
-def _pairs_within(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the pairs of positions to compare in a bucket: all of them, or each with the LINKS that follow."""
-    if size <= MAX_BUCKET:
-        a, b = np.triu_indices(size, 1)
-        return a, b
-    a = np.repeat(np.arange(size), LINKS)
-    return a, (a + np.tile(np.arange(1, LINKS + 1), size)) % size
+def _pairs_within(
+    starts: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the pairs of positions to compare in buckets, some at a time.
+
+    These are all pairs of a bucket, and in a large one each member with the LINKS that follow it in a ring.
+    """
+    for num_members in range(2, MAX_BUCKET + 1):
+        of_size = starts[sizes == num_members]
+        a, b = np.triu_indices(num_members, 1)
+        at_once = max(1, CHUNK_PAIRS // len(a))
+        for first in range(0, len(of_size), at_once):
+            begin = of_size[first : first + at_once, None]
+            yield (begin + a).ravel(), (begin + b).ravel()
+    starts, sizes = starts[sizes > MAX_BUCKET], sizes[sizes > MAX_BUCKET]
+    begin, size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
+    member = np.arange(len(begin)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    for link in range(1, LINKS + 1):
+        for first in range(0, len(begin), CHUNK_PAIRS):
+            part = slice(first, first + CHUNK_PAIRS)
+            yield begin[part] + member[part], begin[part] + (member[part] + link) % size[part]
 
 
-def _verified(
-    pairs_X2: NDArray[np.int64],
-    signatures_UP: NDArray[np.uint32],
-    texts: Sequence[str],
-    threshold: float,
-    chunk: int = 50_000,
-) -> NDArray[np.int64]:
-    kept: list[NDArray[np.int64]] = []
-    known: dict[int, set[str]] = {}
-
-    def alike(a: int, b: int) -> bool:
-        for index in (a, b):
-            if index not in known:
-                known[index] = _shingles(texts[index])
-        shared = len(known[a] & known[b])
-        verdict = shared >= threshold * (len(known[a]) + len(known[b]) - shared)
-        if len(known) > MAX_KNOWN:
-            known.clear()
-        return verdict
-
-    for start in range(0, len(pairs_X2), chunk):
-        part = pairs_X2[start : start + chunk]
-        estimate = (signatures_UP[part[:, 0]] == signatures_UP[part[:, 1]]).mean(axis=1)
-        sure = estimate >= min(1.0, threshold + CLEAR_MARGIN)
-        unclear = np.flatnonzero(~sure & (estimate >= threshold - CLEAR_MARGIN))
-        sure[unclear] = [alike(a, b) for a, b in part[unclear].tolist()]
-        kept.append(part[sure])
-    return np.concatenate(kept) if kept else np.zeros((0, 2), dtype=np.int64)
+def _estimates(signatures_UP: NDArray[Any], a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the Jaccard similarities that the signatures of pairs say: the share of equal values, less chance."""
+    chance = 2.0 ** (-8 * signatures_UP.itemsize)
+    equal_X = np.count_nonzero(signatures_UP[a] == signatures_UP[b], axis=1) / NUM_PERMUTATIONS
+    estimates: NDArray[np.float64] = (equal_X - chance) / (1 - chance)
+    return estimates
 
 
-def _components(size: int, links: Iterable[tuple[int, int]]) -> list[int]:
+class _Shingles:
+    """The 5-grams of distinct texts, by their numbers, read again when they are asked for; some are kept."""
+
+    def __init__(self, texts: Sequence[str], first_U: NDArray[np.int64]) -> None:
+        self._texts = texts
+        self._first_U = first_U
+        self._known: dict[int, set[str]] = {}
+        self._num_kept = 0
+
+    def of(self, number: int) -> set[str]:
+        """Return the 5-grams of a text."""
+        if number not in self._known:
+            if self._num_kept > MAX_SHINGLES:
+                self._known.clear()
+                self._num_kept = 0
+            self._known[number] = _shingles(normalise(self._texts[int(self._first_U[number])]))
+            self._num_kept += len(self._known[number])
+        return self._known[number]
+
+
+def _sure(codes_X: NDArray[np.int64], signatures_UP: NDArray[Any], threshold: float) -> NDArray[np.bool_]:
+    """Return which pairs are near duplicates beyond doubt, by their signatures."""
+    sure_X = np.zeros(len(codes_X), dtype=bool)
+    for start in range(0, len(codes_X), CHUNK_PAIRS):
+        a, b = np.divmod(codes_X[start : start + CHUNK_PAIRS], len(signatures_UP))
+        estimates = _estimates(signatures_UP, a, b)
+        sure_X[start : start + CHUNK_PAIRS] = estimates >= min(1.0, threshold + CLEAR_MARGIN)
+    return sure_X
+
+
+def _verified(codes_V: NDArray[np.int64], num_texts: int, shingles: _Shingles, threshold: float) -> NDArray[np.bool_]:
+    """Return which of V pairs are near duplicates, by their 5-grams.
+
+    Pairs that have to do with each other follow one another, so that a text is read about once and not for every pair.
+    """
+    alike_V = np.zeros(len(codes_V), dtype=bool)
+    order_V = np.argsort(_nearby(codes_V, num_texts)[codes_V // num_texts], kind="stable")
+    for start in range(0, len(codes_V), CHUNK_PAIRS):
+        part = order_V[start : start + CHUNK_PAIRS]
+        pairs = zip(*(numbers.tolist() for numbers in np.divmod(codes_V[part], num_texts)), strict=True)
+        alike_V[part] = [_alike(shingles.of(a), shingles.of(b), threshold) for a, b in pairs]
+    return alike_V
+
+
+def _nearby(codes_V: NDArray[np.int64], num_texts: int) -> NDArray[np.int64]:
+    """Return for each text a number that it has in common with most texts that a few pairs lead to: the smallest."""
+    near_U = np.arange(num_texts)
+    for _ in range(2):
+        for start in range(0, len(codes_V), CHUNK_PAIRS):
+            a, b = np.divmod(codes_V[start : start + CHUNK_PAIRS], num_texts)
+            smaller = np.minimum(near_U[a], near_U[b])
+            np.minimum.at(near_U, a, smaller)
+            np.minimum.at(near_U, b, smaller)
+    return near_U
+
+
+def _alike(one: set[str], other: set[str], threshold: float) -> bool:
+    if min(len(one), len(other)) < threshold * max(len(one), len(other)):
+        return False  # even if one held all of the other
+    shared = len(one & other)
+    return shared >= threshold * (len(one) + len(other) - shared)
+
+
+def _components(size: int, links_X2: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the smallest member of each item's connected component."""
-    parent = list(range(size))
+    if not len(links_X2):
+        return np.arange(size)
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
 
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    for a, b in links:
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    return [root(item) for item in range(size)]
+    graph = coo_matrix((np.ones(len(links_X2), dtype=np.int8), (links_X2[:, 0], links_X2[:, 1])), shape=(size, size))
+    _, component_U = connected_components(graph, directed=False)
+    smallest = np.unique(component_U, return_index=True)[1]
+    return np.asarray(smallest[component_U], dtype=np.int64)
 
 
 def _said(message: Message) -> str:

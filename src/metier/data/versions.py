@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
+import hashlib
+import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,18 @@ from metier.core import refs
 from metier.core.errors import DataError
 from metier.core.project import (
     Project,
-    digest_bytes,
     digest_file,
     digest_json,
     disk_errors,
     fsync_directory,
     now,
     read_json,
-    write_bytes,
     write_json,
 )
-from metier.core.types import SPLITS, Example, Split, from_json, to_json
+from metier.core.types import SPLITS, Example, Split, kind_of
+from metier.data.spool import Lines, kind_in, lines_of
+
+PROGRESS_ROWS = 10_000
 
 VOLATILE = ("schema_version", "digest", "inputs_digest", "version", "created", "metier_version")
 """Manifest keys that do not count for the digest of a version."""
@@ -121,11 +123,13 @@ class Dataset:
         """Return the examples of a split, in the order of the file."""
         return list(self.iterate(split))
 
+    def rows(self, split: Split) -> Sequence[Example]:
+        """Return the examples of a split, each read when it is asked for: eight bytes of memory a row."""
+        return Lines(self.dir / f"{split}.jsonl")
+
     def iterate(self, split: Split) -> Iterator[Example]:
         """Yield the examples of a split one by one."""
-        with (self.dir / f"{split}.jsonl").open(encoding="utf-8", newline="\n") as file:
-            for line in file:
-                yield from_json(json.loads(line))
+        return iter(self.rows(split))
 
 
 # ───────────────────────────────────────────────────────────────────────────── versions on disk
@@ -167,6 +171,7 @@ def write_version(
     facts: Mapping[str, Any],
     *,
     inputs_digest: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dataset:
     """Write a new version, or return the one that is the same; nothing is ever half there.
 
@@ -176,40 +181,38 @@ def write_version(
         splits: the examples of every split.
         facts: the manifest's other keys.
         inputs_digest: digest of sources, options and code, by which `build` finds the version again.
+        progress: told how many rows are written, of how many.
 
     Raises:
         MachineError: E420–E422.
     """
     from metier import __version__
 
-    files = {f"{split}.jsonl": _lines(splits.get(split, ())) for split in SPLITS}
-    body: dict[str, Any] = {
-        "name": name,
-        **facts,
-        "counts": {split: len(splits.get(split, ())) for split in SPLITS},
-        "kinds": kinds_of(splits),
-        "files": {file: {"sha256": digest_bytes(data), "bytes": len(data)} for file, data in files.items()},
-    }
-    digest = content_digest(body)
     with locked(project.datasets_dir / name):
-        if same := _find_same(project, name, body):
-            return same
         number = max(map(number_of, version_dirs(project, name)), default=0) + 1
-        folder = project.datasets_dir / name / f"v{number}-{digest[:6]}"
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        with disk_errors(folder):
+        temporary = project.datasets_dir / name / f".v{number}.tmp"
+        with disk_errors(temporary):
             shutil.rmtree(temporary, ignore_errors=True)  # of a writer that was killed; the lock says nobody is there
             temporary.mkdir()
             try:
-                for file, data in files.items():
-                    write_bytes(temporary / file, data)
+                files, kinds = _write_splits(temporary, splits, progress)
+                body: dict[str, Any] = {
+                    "name": name,
+                    **facts,
+                    "counts": {split: len(splits.get(split, ())) for split in SPLITS},
+                    "kinds": kinds,
+                    "files": files,
+                }
+                if same := _find_same(project, name, body):
+                    return same
+                digest = content_digest(body)
                 head = {"version": f"v{number}", "digest": digest, "inputs_digest": inputs_digest, "created": now()}
                 write_json(temporary / "manifest.json", {**head, "metier_version": __version__, **body})
+                folder = temporary.with_name(f"v{number}-{digest[:6]}")
                 temporary.rename(folder)
-            except BaseException:
+                fsync_directory(folder.parent)
+            finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-                raise
-            fsync_directory(folder.parent)
     return Dataset.open(folder)
 
 
@@ -223,14 +226,33 @@ def locked(folder: Path) -> Iterator[None]:
             yield
 
 
-def _lines(examples: Sequence[Example]) -> bytes:
-    parts = (json.dumps(to_json(e), ensure_ascii=False, separators=(",", ":")) + "\n" for e in examples)
-    return "".join(parts).encode("utf-8")
+def _write_splits(
+    folder: Path, splits: Mapping[Split, Sequence[Example]], progress: Callable[[int, int], None]
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """Write the splits' files; return what the manifest says of them, and how many examples of each kind there are."""
+    files: dict[str, dict[str, Any]] = {}
+    kinds: Counter[str] = Counter()
+    done, total = 0, sum(map(len, splits.values()))
+    for split in SPLITS:
+        digest, num_bytes = hashlib.sha256(), 0
+        with (folder / f"{split}.jsonl").open("wb") as file:
+            for line in lines_of(splits.get(split, ())):
+                file.write(line)
+                digest.update(line)
+                num_bytes += len(line)
+                kinds[kind_in(line)] += 1
+                done += 1
+                if done % PROGRESS_ROWS == 0:
+                    progress(done, total)
+            file.flush()
+            os.fsync(file.fileno())
+        files[f"{split}.jsonl"] = {"sha256": digest.hexdigest(), "bytes": num_bytes}
+    return files, dict(sorted(kinds.items()))
 
 
 def kinds_of(splits: Mapping[Split, Sequence[Example]]) -> dict[str, int]:
     """Return how many examples of each kind there are, as the manifest says it."""
-    return dict(sorted(Counter(to_json(e)["kind"] for examples in splits.values() for e in examples).items()))
+    return dict(sorted(Counter(kind_of(e) for examples in splits.values() for e in examples).items()))
 
 
 def _intact(file: Path, sha256: str) -> bool:

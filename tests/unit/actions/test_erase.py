@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from erasing import Person, people, project_with, run_on
+from erasing import Person, interrupted, people, project_with, run_on
 from metier.actions import erase as actions
 from metier.actions.models import export
 from metier.actions.train import resume
@@ -80,6 +80,15 @@ def test_nothing_of_the_person_is_left_and_the_others_are_there(project: Project
     assert stores >= {"sources", "versions", "private lists", "token caches", "trunk caches", "reports"}
     assert not (project.private_dir / "erasure").exists()
     assert audit.verify(project) == []
+
+
+def test_what_an_interrupted_preparation_kept_of_them_goes(project: Project) -> None:
+    folder = interrupted(project, Recipe.read(project.root / "recipes" / "desk.yaml"))
+    assert any(name.startswith("private/prepare/desk/") for name in files_with(project.root, ANNA))
+    certificate = go(project, ANNA)
+    assert files_with(project.root, ANNA) == [] and certificate["complete"]
+    assert "interrupted preparations" in {entry["store"] for entry in certificate["removed"]}
+    assert not folder.exists()
 
 
 def test_the_certificate_holds_nothing_of_the_person(project: Project) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from erasing import WORDS, Person, people, project_with
+from erasing import WORDS, Person, interrupted, people, project_with
 from metier.core.errors import DataError
 from metier.core.project import Project, read_json, write_json
 from metier.core.recipe import Recipe, Source
@@ -21,6 +21,7 @@ from metier.data.dataset import build
 from metier.data.erase_caches import TokenCacheStore
 from metier.data.erase_private import PrivateListStore, VaultStore
 from metier.data.erase_sources import SourceStore
+from metier.data.erase_stages import StageStore
 from metier.data.erase_versions import VersionStore
 from metier.data.privacy import vault
 from metier.data.privacy.surrogates import Vault, surrogate
@@ -316,6 +317,22 @@ def test_lists_lose_lines_and_an_empty_one_goes(desk: tuple[Project, Dataset, Su
     assert not (folder / "b.jsonl").exists()
     (quarantine,) = (project.private_dir / "quarantine").rglob("*.jsonl")
     assert persons[1].key in quarantine.read_text() and persons[0].key not in quarantine.read_text()
+
+
+def test_an_interrupted_preparation_goes_as_a_whole_where_they_are_in_it(
+    desk: tuple[Project, Dataset, Subject], persons: list[Person]
+) -> None:
+    project, _, subject = desk
+    folder = interrupted(project, Recipe.read(project.root / "recipes" / "desk.yaml"))
+    said = [persons[0].key.encode(), persons[0].texts[1][:50].encode()]
+    assert all(any(word in file.read_bytes() for file in folder.iterdir()) for word in said)
+    with (folder / "rows.jsonl").open("ab") as file:
+        file.write(b'{"kind":"labelled","text":"torn: ' + persons[0].key.encode())
+    store = StageStore(project)
+    (trace,) = store.find(subject)
+    assert trace.file == folder.relative_to(project.root).as_posix() and trace.num >= 5
+    assert store.erase(subject) == [trace]
+    assert not folder.exists() and store.find(subject) == [] == store.erase(subject)
 
 
 def test_bytes_that_are_no_text_are_looked_at_in_quarantine(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from metier.core.types import Conversation, Labelled, Message, Preference
+from metier.data import similar
 from metier.data.similar import SHINGLE, comparable, liken, normalise
 
 WORDS = [f"{a}{b}{c}" for a in "bdfg" for b in ("are", "olo", "ine", "umi") for c in ("n", "sk", "t", "ra", "lo")]
@@ -38,7 +39,7 @@ def test_case_spacing_and_punctuation_do_not_make_a_text_new() -> None:
     assert normalise("?!") == "?!" != normalise("!")
 
 
-@pytest.mark.parametrize("threshold", [0.6, 0.85])
+@pytest.mark.parametrize("threshold", [0.2, 0.45, 0.6, 0.85])
 def test_near_pairs_are_those_of_the_brute_force(threshold: float) -> None:
     made = list(dict.fromkeys(texts(300)))
     found = {(int(a), int(b)) for a, b in liken(made, threshold).pairs_X2}
@@ -48,6 +49,28 @@ def test_near_pairs_are_those_of_the_brute_force(threshold: float) -> None:
     assert len(exact) > 20
     assert found <= exact or all(jaccard(made[a], made[b]) > threshold - 0.05 for a, b in found - exact)
     assert len(exact - found) <= len(exact) // 100
+
+
+def test_a_byte_of_each_value_says_as_much_as_the_similarity_itself() -> None:
+    made = list(dict.fromkeys(map(normalise, texts(400))))
+    byte, whole = (similar._signatures(made, 0, np.dtype(kind)) for kind in (np.uint8, np.uint32))
+    a, b = np.triu_indices(len(made), 1)
+    off = similar._estimates(byte, a, b) - similar._estimates(whole, a, b)
+    assert abs(off.mean()) < 0.0005, "1/256 of the values agree by chance, and this is corrected for"
+    likely = np.argsort(-similar._estimates(byte, a, b))[:200]
+    true = np.array([jaccard(made[a[i]], made[b[i]]) for i in likely])
+    assert np.abs(similar._estimates(byte, a, b)[likely] - true).max() < similar.CLEAR_MARGIN
+    assert similar._estimates(byte, a[:1], a[:1]) == 1.0
+
+
+def test_little_memory_for_5_grams_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = texts(300)
+    expected = liken(made, 0.7)
+    monkeypatch.setattr(similar, "MAX_SHINGLES", 100)
+    monkeypatch.setattr(similar, "CHUNK_TEXTS", 7)
+    monkeypatch.setattr(similar, "CHUNK_PAIRS", 3)
+    found = liken(made, 0.7)
+    assert np.array_equal(found.text_N, expected.text_N) and np.array_equal(found.pairs_X2, expected.pairs_X2)
 
 
 def test_it_is_deterministic_and_does_not_depend_on_order() -> None:

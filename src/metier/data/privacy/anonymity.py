@@ -8,22 +8,24 @@ claimed only where no vault reverses the rows and all three are measured to hold
 - *linkability*: no surrogate and no column of subjects or groups joins the rows of one person;
 - *inference*: among rows that are alike in the quasi-identifiers, what else they say differs.
 
-k is the size of the smallest class of rows that are alike (Sweeney 2002, k-anonymity): the number of people in it where
-a source names its `subject_key`, since several rows of one person hide nobody, else of rows. Left out: t-closeness, and
+k is the size of the smallest class of rows that are alike (Sweeney 2002, k-anonymity). Left out: t-closeness, and
 attacks with knowledge from outside. What the rules did not find stays in the text; docs/privacy.md has their recall.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from metier.core.types import Example, Problem, content_of
+from metier.data.digests import Digests
 
 SMALLEST = 5
 """The least size of a class of rows that are alike; a usual bound for releases of health data."""
@@ -57,6 +59,18 @@ class Classes:
                 known |= {(key, subject)} if subject is not None else set()
         num_small = sum(rows[key] for key, size in sizes.items() if size < SMALLEST)
         return cls(min(sizes.values(), default=0), rows.total(), num_small, subjects is not None)
+
+    @classmethod
+    def counted(cls, class_N: NDArray[np.int64], person_N: NDArray[np.int64] | None = None) -> Classes:
+        """Count N rows by the numbers of their classes and, where they are known, of the people they are about."""
+        rows_C = np.bincount(class_N)
+        size_C = rows_C
+        if person_N is not None:
+            base = int(person_N.max(initial=0)) + 1  # a class and a person in one number
+            size_C = np.bincount(np.unique(class_N * base + person_N) // base, minlength=len(rows_C))
+        small_C = size_C < SMALLEST  # a number without a row adds none
+        k = int(size_C[rows_C > 0].min(initial=np.iinfo(np.int64).max)) if len(class_N) else 0
+        return cls(k, len(class_N), int(rows_C[small_C].sum()), person_N is not None)
 
     def to_text(self) -> str:
         """Return the figures as words."""
@@ -95,7 +109,7 @@ def alike_in(columns: Sequence[str], example: Example) -> Hashable:
 
 
 def statement(
-    rows: Sequence[Example],
+    rows: Iterable[Example],
     *,
     profiles: Sequence[str],
     vault: str | None,
@@ -118,13 +132,13 @@ def statement(
     """
     if not profiles:
         return {"status": "not de-identified", "why": "no step removes what identifies people"}
-    rows = _once(rows)
+    seen = _Seen.of(rows, quasi_identifiers, subjects)
     removed = f"what the rules find for {' and '.join(dict.fromkeys(profiles))}"
     facts: dict[str, Any] = {"profiles": list(dict.fromkeys(profiles)), "vault": vault}
-    if unread := sorted({column for row in rows for column in columns_in(row)} - set(named)):
+    if unread := sorted(seen.columns - set(named)):
         facts["columns_not_read"] = unread
     if quasi_identifiers:
-        figures = classes_of(rows, quasi_identifiers, subjects)
+        figures = Classes.counted(seen.class_N, seen.person_N if subjects else None)
         facts["quasi_identifiers"] = {"columns": list(quasi_identifiers), **figures.to_json()}
     if vault:
         why = (
@@ -132,27 +146,57 @@ def statement(
             " (GDPR art. 4(5)). Without the vault they still join the rows of a person: de-identified, not anonymized"
         )
         return {"status": "pseudonymized", "why": why, **facts}
-    checks = _checks(rows, quasi_identifiers, linking)
+    checks = _checks(seen, quasi_identifiers, linking)
     failed = [check["what"] for check in checks.values() if not check["passed"]]
     why = f"{removed} is gone, and no vault reverses it"
     why += f"; anonymity is not proved: {'; '.join(failed)}" if failed else "; no row stands out, links or gives away"
     return {"status": "de-identified" if failed else "anonymized", "why": why, **facts, "checks": checks}
 
 
-def _once(rows: Sequence[Example]) -> list[Example]:
-    """Return the rows without their repetitions: those of one id and place. Without a place every row is its own."""
-    return list({(row.id, row.place or number): row for number, row in enumerate(rows)}.values())
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one look at the rows found; of rows with one id and place, which are repetitions, the first one counts.
+
+    `whole_N` numbers what a row says with its columns, `content_N` what it says, `class_N` its quasi-identifiers,
+    `person_N` whom it is about: a row of which nobody says is a person of its own. `columns` stand beside the text,
+    `meta` are those that say more than what the graders of a problem read.
+    """
+
+    columns: set[str]
+    meta: set[str]
+    whole_N: NDArray[np.int64]
+    content_N: NDArray[np.int64]
+    class_N: NDArray[np.int64]
+    person_N: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Iterable[Example], quasi: Sequence[str], subjects: Sequence[str]) -> _Seen:
+        columns: set[str] = set()
+        meta: set[str] = set()
+        once, whole, content, classes, people = (Digests() for _ in range(5))
+        for number, row in enumerate(rows):
+            columns.update(columns_in(row))
+            meta.update(row.meta)
+            said = content_of(row)
+            once.add(repr((row.id, row.place or number)).encode("utf-8", "surrogatepass"))
+            whole.add(_bytes({"content": said, "columns": dict(row.meta)}))
+            content.add(_bytes({"content": said}))
+            classes.add(repr(alike_in(quasi, row)).encode("utf-8", "surrogatepass"))
+            people.add(repr(_subject(row, subjects) or number).encode("utf-8", "surrogatepass"))
+        first_U = once.numbered()[1]
+        return cls(columns, meta, *(found.numbered()[0][first_U] for found in (whole, content, classes, people)))
 
 
-def _checks(rows: Sequence[Example], quasi: Sequence[str], linking: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _checks(seen: _Seen, quasi: Sequence[str], linking: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the three checks: whether each is passed, and what was seen."""
-    whole = Classes.of(_digest({"content": content_of(row), "columns": dict(row.meta)}) for row in rows)
-    said: defaultdict[Hashable, set[bytes]] = defaultdict(set)
-    for row in rows:
-        if len(known := said[alike_in(quasi, row)]) < 2:
-            known.add(_digest({"content": content_of(row)}))
-    num_giving = sum(len(known) < 2 for known in said.values())
-    kept = [column for column in linking if any(column in row.meta for row in rows)]
+    num_rows = len(seen.class_N)
+    base = int(seen.content_N.max(initial=0)) + 1
+    whole = Classes.counted(seen.whole_N)
+    # A class and a content in one number: a class that has one of them says one thing only.
+    pairs = np.unique(seen.class_N * base + seen.content_N)
+    num_said = np.unique(pairs // base, return_counts=True)[1]
+    num_giving = int((num_said < 2).sum())
+    kept = [column for column in linking if column in seen.meta]
     return {
         "singling_out": {
             "passed": whole.k >= SMALLEST,
@@ -163,13 +207,12 @@ def _checks(rows: Sequence[Example], quasi: Sequence[str], linking: Sequence[str
             "what": f"columns that join the rows of a person stay: {', '.join(kept) or 'none'}",
         },
         "inference": {
-            "passed": num_giving == 0 and bool(rows),
-            "what": f"{num_giving:,} of {len(said):,} classes of rows alike in"
+            "passed": num_giving == 0 and num_rows > 0,
+            "what": f"{num_giving:,} of {len(num_said):,} classes of rows alike in"
             f" {', '.join(quasi) or 'no named column'} say one thing only",
         },
     }
 
 
-def _digest(value: Mapping[str, Any]) -> bytes:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _bytes(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")

@@ -1,10 +1,12 @@
 """Preparation steps, one file each: pure functions from examples to examples, counted and named in the manifest.
 
 A step is `run(examples, options) -> StepResult`, or `run(examples, options, around)` where it asks what the recipe says
-beside the step. It sees train and `auto` rows before they are divided; given validation and test rows are rewritten by
-it but never dropped (`FILTERS`). One that must know the other splits says `AFTER_SPLIT = True`: it runs on the training
-rows once the rows are divided, and chooses among them (drops or repeats), so that what is held out is never touched and
-the proof of no overlap, which is made behind it, stands for the rows that are written.
+beside the step. The examples may lie on disk: it goes through them one by one, keeps facts and numbers rather than
+rows, and makes its result by `chosen` or `Rewritten` (data/spool.py). It sees train and `auto` rows before they are
+divided; given validation and test rows are rewritten by it but never dropped (`FILTERS`). One that must know the other
+splits says `AFTER_SPLIT = True`: it runs on the training rows once the rows are divided, and chooses among them (drops
+or repeats), so that what is held out is never touched and the proof of no overlap, which is made behind it, stands for
+the rows that are written.
 
 What the recipe itself says in every row (`data.prompt`) is no row's text: no step changes it, since the model is asked
 with it as it stands (`map_text`).
@@ -22,7 +24,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -42,10 +44,10 @@ from metier.core.types import (
     Split,
     Text,
     ToolCall,
-    content_of,
     identify,
 )
 from metier.data.prompt import fixed_spans, literals
+from metier.data.spool import Examples, replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class StepResult:
     a person, with the rows' text: it goes to a file under `private/` and nowhere else.
     """
 
-    examples: list[Example]
+    examples: Examples
     origins: list[int]
     note: str
     dropped: list[tuple[str, str]]
@@ -87,7 +89,7 @@ class Around:
     `system`: `data.prompt` itself; `subjects`: the columns that say whom a row is about.
     """
 
-    held_out: Mapping[Split, Sequence[Example]] = field(default_factory=dict)
+    held_out: Mapping[Split, Examples] = field(default_factory=dict)
     path: Callable[[str], Path] = Path
     literals: Sequence[str] = ()
     template: str = ""
@@ -202,7 +204,7 @@ def _asked(step: Kind, what: str, place: str = "") -> list[Any]:
     return list(ask(options)) if ask else []
 
 
-def run_step(step: Kind, examples: Sequence[Example], *, place: str = "", around: Around | None = None) -> StepResult:
+def run_step(step: Kind, examples: Examples, *, place: str = "", around: Around | None = None) -> StepResult:
     """Run one step of a recipe.
 
     Args:
@@ -214,13 +216,11 @@ def run_step(step: Kind, examples: Sequence[Example], *, place: str = "", around
     module = catalog("steps").get(step.kind, place=place)
     options = catalog("steps").options(step.kind, step.options, place=place)
     extra = (around or ALONE,) if "around" in inspect.signature(module.run).parameters else ()
-    result: StepResult = module.run(list(examples), options, *extra)
+    result: StepResult = module.run(examples, options, *extra)
     return result
 
 
-def run_step_on_given(
-    step: Kind, examples: Sequence[Example], *, place: str = "", around: Around | None = None
-) -> StepResult:
+def run_step_on_given(step: Kind, examples: Examples, *, place: str = "", around: Around | None = None) -> StepResult:
     """Run one step on a given validation or test split, of which no row may be dropped.
 
     A step that only filters is skipped; a row that a rewriting step would drop stays as it was.
@@ -229,11 +229,9 @@ def run_step_on_given(
         ConfigError: E210 no such step, E211 a wrong option.
     """
     if catalog("steps").get(step.kind, place=place).FILTERS:
-        return StepResult(list(examples), list(range(len(examples))), "a given split is never filtered", [])
+        return StepResult(examples, list(range(len(examples))), "a given split is never filtered", [])
     result = run_step(step, examples, place=place, around=around)
-    kept = list(examples)
-    for origin, example in zip(result.origins, result.examples, strict=True):
-        kept[origin] = example
+    kept = replaced(examples, result.origins, result.examples)
     return StepResult(kept, list(range(len(kept))), result.note, [])
 
 
@@ -244,6 +242,7 @@ def map_text(
 
     What the recipe says in every row stays as it is, since the model is asked with it: its system message, and the
     fixed parts of `data.prompt.user`. Where `change` would touch those, it is given the columns' values one by one.
+    Where all texts stay as they were, it is the very example that was given.
 
     Args:
         example: any kind; labels, tools and the `item` of a problem stay.
@@ -267,6 +266,10 @@ def map_text(
         changed = replace(
             example, prompt=each(example.prompt), chosen=each(example.chosen), rejected=each(example.rejected)
         )
+    if changed == example:
+        return example
+    if changed == example:
+        return example
     identified: Example = identify(changed)
     return identified
 
@@ -290,26 +293,6 @@ def map_leaves(value: Any, change: Callable[[str], str], name: str = "") -> Any:
     if isinstance(value, list | tuple):
         return [map_leaves(part, change, name) for part in value]
     return value
-
-
-def num_characters(example: Example) -> int:
-    """Return how many characters of text the example's content has, tool calls included."""
-    if isinstance(example, Text | Labelled):
-        return len(example.text)  # most rows, and counted around every step
-    return sum(map(len, texts_in(content_of(example))))
-
-
-def texts_in(value: Any) -> Iterator[str]:
-    """Yield every text of an example's content, tool calls included; of a raw row, of its columns."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, part in value.items():
-            if name not in ("role", "id", "target", "tools"):
-                yield from texts_in(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from texts_in(part)
 
 
 def _changed(message: Message, change: Callable[[str], str], around: Around, *, arguments: bool) -> Message:

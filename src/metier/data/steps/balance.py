@@ -15,11 +15,14 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from metier.core.catalog import Options as BaseOptions
 from metier.core.types import Example, Labelled
 from metier.data.labels import labels_of
+from metier.data.spool import Examples, chosen
 from metier.data.steps import Around, StepResult
 from metier.data.steps.filter_language import languages_of, spoken
 
@@ -73,7 +76,7 @@ def columns(options: Options) -> list[str]:
     return [options.column] if options.column else []
 
 
-def run(examples: list[Example], options: Options, around: Around) -> StepResult:
+def run(examples: Examples, options: Options, around: Around) -> StepResult:
     """Return the examples with rows left out or repeated; rows without a group stay as they are.
 
     Raises:
@@ -81,20 +84,23 @@ def run(examples: list[Example], options: Options, around: Around) -> StepResult
     """
     groups: dict[str, list[int]] = defaultdict(list)
     loose: list[int] = []
+    order_N = np.zeros(len(examples), dtype=np.uint64)
     for index, example in enumerate(examples):
+        order_N[index] = _order(example, options.seed)
         name = group_of(example, options, around.literals)
         (loose if name is None else groups[name]).append(index)
     before = {name: len(rows) for name, rows in groups.items()}
     wanted = _down(before, options.ratio) if options.resample == "down" else _up(before, options)
-    chosen = list(loose)
+    taken = list(loose)
     for name, rows in groups.items():
-        chosen += _resampled(examples, rows, wanted[name], options.seed)
-    origins = sorted(chosen)
-    kept = set(origins)
-    dropped = [(e.id, "more than its group may have") for i, e in enumerate(examples) if i not in kept]
+        taken += _resampled(order_N, rows, wanted[name])
+    origins = sorted(taken)
+    gone_N = np.ones(len(examples), dtype=bool)
+    gone_N[origins] = False
+    dropped = [(examples[row].id, "more than its group may have") for row in np.flatnonzero(gone_N).tolist()]
     note = _note(before, wanted, options)
     note += f"; {len(loose):,} rows without a group stay as they are" if loose else ""
-    return StepResult([examples[index] for index in origins], origins, note, dropped)
+    return StepResult(chosen(examples, origins), origins, note, dropped)
 
 
 def group_of(example: Example, options: Options, literals: Sequence[str] = ()) -> str | None:
@@ -117,14 +123,16 @@ def _up(before: dict[str, int], options: Options) -> dict[str, int]:
     return {name: max(count, min(least, options.max_repeats * count)) for name, count in before.items()}
 
 
-def _resampled(examples: Sequence[Example], rows: list[int], size: int, seed: int) -> list[int]:
-    """Return so many of the rows, the first ones by their hash; all of them again and again where more are wanted."""
+def _order(example: Example, seed: int) -> int:
+    """Return by what rows are chosen, the smallest first."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{example.id}".encode(), digest_size=8).digest())
 
-    def order(row: int) -> tuple[bytes, int]:
-        return hashlib.blake2b(f"{seed}:{examples[row].id}".encode(), digest_size=8).digest(), row
 
+def _resampled(order_N: NDArray[np.uint64], rows: list[int], size: int) -> list[int]:
+    """Return so many of the rows, the first ones in their order; all of them again and again where more are wanted."""
     whole, rest = divmod(size, len(rows))
-    return [*(rows * whole), *sorted(rows, key=order)[:rest]]
+    first = np.argsort(order_N[rows], kind="stable")[:rest]
+    return [*(rows * whole), *(rows[place] for place in first.tolist())]
 
 
 def _note(before: dict[str, int], after: dict[str, int], options: Options) -> str:

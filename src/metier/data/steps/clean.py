@@ -16,9 +16,10 @@ from pydantic import Field
 
 from metier.core.catalog import Options as BaseOptions
 from metier.core.extras import need
-from metier.core.types import Conversation, Example, Labelled, Message, Problem, Text, content_of
+from metier.core.types import Conversation, Example, Labelled, Message, Problem, Text
 from metier.data.formats._messages import says_something
 from metier.data.markup import plain_text
+from metier.data.spool import Examples, Rewritten
 from metier.data.steps import ALONE, Around, Sign, StepResult, map_text
 
 summary = "Normalise Unicode, control characters and white space; on request strip HTML and repair encodings"
@@ -66,28 +67,29 @@ def packages(options: Options) -> list[tuple[str, str]]:
     return [("ftfy", _WHY)] if options.repair_encoding else []
 
 
-def run(examples: list[Example], options: Options, around: Around = ALONE) -> StepResult:
+def run(examples: Examples, options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples with clean text; one whose text is gone is dropped.
 
     Raises:
         MachineError: E450, `repair_encoding` without ftfy.
     """
-    kept: list[Example] = []
-    origins: list[int] = []
+    made = Rewritten(examples)
     dropped: list[tuple[str, str]] = []
     num_changed = 0
     if options.repair_encoding:
         _repairs()  # said before the first row, not at the first row that is not ASCII
     for index, example in enumerate(examples):
         cleaned = map_text(example, lambda text: clean(text, options), around)
-        changed = content_of(cleaned) != content_of(example)
+        changed = cleaned is not example
         if changed and _empty(cleaned):
             dropped.append((example.id, "nothing left after cleaning"))
             continue
         num_changed += changed
-        kept.append(cleaned if changed else example)
-        origins.append(index)
-    return StepResult(kept, origins, f"{num_changed:,} of {len(examples):,} rows changed", dropped)
+        if changed:
+            made.add(index, cleaned)
+        else:
+            made.keep(index, example)
+    return StepResult(made.examples, made.origins, f"{num_changed:,} of {len(examples):,} rows changed", dropped)
 
 
 def clean(text: str, options: Options) -> str:

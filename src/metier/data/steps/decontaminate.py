@@ -20,10 +20,12 @@ from pydantic import Field
 
 from metier.core.catalog import Options as BaseOptions
 from metier.core.types import Example, Text, content_of
+from metier.data.content import texts_in
 from metier.data.rows import Row
-from metier.data.similar import comparable, liken, words_of
+from metier.data.similar import Compared, Joined, comparable, liken, words_of
 from metier.data.source import read_rows
-from metier.data.steps import Around, Sign, StepResult, texts_in
+from metier.data.spool import Examples, chosen
+from metier.data.steps import Around, Sign, StepResult
 
 summary = "Drop training rows that share text with held-out rows or with benchmark files"
 SIGN = Sign("E336", "training rows that share text with held-out rows")
@@ -63,7 +65,7 @@ def reads(options: Options) -> list[str]:
     return list(options.against)
 
 
-def run(examples: list[Example], options: Options, around: Around) -> StepResult:
+def run(examples: Examples, options: Options, around: Around) -> StepResult:
     """Return the training rows that overlap with nothing they are compared with.
 
     Raises:
@@ -78,7 +80,7 @@ def run(examples: list[Example], options: Options, around: Around) -> StepResult
         sources[path], bad = _benchmark(around.path(path))
         unreadable += bad
     reasons: dict[int, str] = {}
-    texts = [comparable(e, around.literals) for e in examples]
+    texts = Compared(examples, around.literals)
     whole = {name: [row[0] for row in rows] for name, rows in sources.items()}
     for index, name in _near(texts, whole, options.threshold):
         reasons.setdefault(index, f"near duplicate of {name}")
@@ -93,7 +95,7 @@ def run(examples: list[Example], options: Options, around: Around) -> StepResult
     note += "".join(f"; {count:,} × {reason}" for reason, count in counted)
     note += f"; {num_common:,} common phrases left out" if num_common else ""
     note += f"; {unreadable:,} unreadable rows of the benchmark files were not compared" if unreadable else ""
-    return StepResult([examples[index] for index in origins], origins, note, dropped)
+    return StepResult(chosen(examples, origins), origins, note, dropped)
 
 
 def _said(example: Example, around: Around) -> list[str]:
@@ -113,12 +115,11 @@ def _benchmark(path: Path) -> tuple[list[list[str]], int]:
     return found, num_bad
 
 
-def _near(texts: list[str], sources: dict[str, list[str]], threshold: float) -> Iterator[tuple[int, str]]:
+def _near(texts: Sequence[str], sources: dict[str, list[str]], threshold: float) -> Iterator[tuple[int, str]]:
     """Yield (row, name of the source) for each text with a twin there."""
-    others = [text for found in sources.values() for text in found]
-    if not others:
+    if not any(sources.values()):
         return
-    likeness = liken([*texts, *others], threshold)
+    likeness = liken(Joined([texts, *sources.values()]), threshold)
     number = np.repeat(np.arange(len(sources) + 1), [len(texts), *map(len, sources.values())])
     for index, name in enumerate(sources, start=1):
         exact, near = likeness.twins(number == 0, number == index)
@@ -126,7 +127,7 @@ def _near(texts: list[str], sources: dict[str, list[str]], threshold: float) -> 
 
 
 def _shared_runs(
-    examples: Sequence[Example], sources: dict[str, list[str]], around: Around, options: Options
+    examples: Examples, sources: dict[str, list[str]], around: Around, options: Options
 ) -> tuple[list[tuple[int, str]], int]:
     """Return (row, name of the source) for each row with a run of words from it, and how many runs are common."""
     number_of: dict[str, int] = {}
@@ -139,16 +140,17 @@ def _shared_runs(
         for text in texts:
             for run in _runs(_without(text, around.literals), options.num_words, learn):
                 run_of.setdefault(run, name)
-    found: list[set[int]] = []
-    for example in examples:
+    found: dict[int, set[int]] = {}
+    for row, example in enumerate(examples):
         runs: set[int] = set()
         for text in _said(example, around):
             words = _without(text, around.literals)
             runs.update(r for r in _runs(words, options.num_words, lambda w: number_of.get(w, -1)) if r in run_of)
-        found.append(runs)
-    rows_of = Counter(run for runs in found for run in runs)
+        if runs:
+            found[row] = runs
+    rows_of = Counter(run for runs in found.values() for run in runs)
     common = {run for run, num_rows in rows_of.items() if num_rows > options.common_rows}
-    hits = [(row, run_of[min(runs - common)]) for row, runs in enumerate(found) if runs - common]
+    hits = [(row, run_of[min(runs - common)]) for row, runs in found.items() if runs - common]
     return hits, len(common)
 
 

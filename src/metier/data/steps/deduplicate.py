@@ -12,16 +12,18 @@ that are nearly the same.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from metier.core.catalog import Options as BaseOptions
 from metier.core.project import digest_bytes, digest_json
 from metier.core.types import Conversation, Example, Labelled, Message, Text, content_of
-from metier.data.similar import MAX_CHARACTERS, comparable, liken, words_of
+from metier.data.digests import Digests
+from metier.data.similar import MAX_CHARACTERS, Compared, comparable, liken, words_of
+from metier.data.spool import Examples, chosen
 from metier.data.steps import ALONE, Around, Sign, StepResult
 
 summary = "Drop repeated rows: exact (case, spacing and punctuation aside) or near duplicates"
@@ -52,46 +54,39 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-def run(examples: list[Example], options: Options, around: Around = ALONE) -> StepResult:
+def run(examples: Examples, options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples without repetitions."""
     threshold = options.threshold if options.match == "near" else 1.0
-    whole: dict[int, str] = {}
-    groups = liken(_compared(examples, around.literals, whole), threshold).groups().tolist()
-    answers: dict[tuple[int, str], set[str]] = {}
-    origins: list[int] = []
-    dropped: list[tuple[str, str]] = []
-    for index, (example, group) in enumerate(zip(examples, groups, strict=True)):
-        answer = _answer(example)
-        known = answers.setdefault((group, whole.get(index, "")), set())
-        if answer in known:
-            dropped.append((example.id, f"{options.match} duplicate"))
-        else:
-            known.add(answer)
-            origins.append(index)
-    torn = sum(len(found) > 1 for found in answers.values())
+    groups_N = liken(Compared(examples, around.literals, of=_asked), threshold).groups()
+    wholes, answers = Digests(), Digests()
+    for example in examples:
+        wholes.add(_whole(comparable(_asked(example), around.literals)))
+        answers.add(_answer(example).encode("utf-8", "surrogatepass"))
+    # Two numbers in one: alike, and equal in the rest of a text that is longer than what is compared.
+    groups_N = np.unique(groups_N * len(examples) + wholes.numbered()[0], return_inverse=True)[1]
+    # Rows of a group with the same answer have one code; the first of them stays.
+    codes, first = np.unique(groups_N * len(examples) + answers.numbered()[0], return_index=True)
+    origins = np.sort(first).tolist()
+    gone_N = np.ones(len(examples), dtype=bool)
+    gone_N[first] = False
+    dropped = [(examples[row].id, f"{options.match} duplicate") for row in np.flatnonzero(gone_N).tolist()]
+    num_answers = np.unique(codes // max(len(examples), 1), return_counts=True)[1]
+    torn = int((num_answers > 1).sum())
     note = f"{len(dropped):,} {options.match} duplicates dropped"
     note += f"; {torn:,} texts have several answers, all kept" if torn else ""
-    return StepResult([examples[index] for index in origins], origins, note, dropped)
+    return StepResult(chosen(examples, origins), origins, note, dropped)
 
 
-def _compared(examples: Sequence[Example], literals: Sequence[str], whole: dict[int, str]) -> Iterator[str]:
-    """Yield the text by which each row is compared: of a conversation what is asked, without the replies.
-
-    Of a text that is longer than what is compared, `_whole` goes into `whole`, by the number of its row.
-    """
-    for index, example in enumerate(examples):
-        if isinstance(example, Conversation):
-            example = replace(example, messages=tuple(m for m in example.messages if m.role != "assistant"))
-        text = comparable(example, literals)
-        if len(text) > MAX_CHARACTERS:
-            whole[index] = _whole(text)
-        yield text
+def _asked(example: Example) -> Example:
+    """Return what of a row is compared: of a conversation what is asked, without the replies."""
+    if isinstance(example, Conversation):
+        return replace(example, messages=tuple(m for m in example.messages if m.role != "assistant"))
+    return example
 
 
-def _whole(text: str) -> str:
-    """Return what must also be equal of a text that is longer than what is compared: all its words, as a digest."""
-    words = " ".join(words_of(text)).encode("utf-8", "surrogatepass")
-    return f"{len(words)} {digest_bytes(words)}"
+def _whole(text: str) -> bytes:
+    """Return what must also be equal of a text that is longer than what is compared: all its words."""
+    return " ".join(words_of(text)).encode("utf-8", "surrogatepass") if len(text) > MAX_CHARACTERS else b""
 
 
 def _answer(example: Example) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from metier.core.catalog import Options as BaseOptions
-from metier.core.types import Example, Problem, Text, content_of, identify
+from metier.core.types import Problem, Text, identify
 from metier.data.privacy import columns as by_column
 from metier.data.privacy import presidio, surrogates, vault
 from metier.data.privacy.anonymity import classes_of, columns_in
@@ -27,6 +27,7 @@ from metier.data.privacy.engine import detect, further
 from metier.data.privacy.kinds import KINDS
 from metier.data.privacy.spans import Span
 from metier.data.prompt import fixed_spans
+from metier.data.spool import Examples, Rewritten
 from metier.data.steps import ALONE, Around, StepResult, map_text
 
 summary = "Replace names, places, dates, numbers and addresses that identify people"
@@ -104,25 +105,24 @@ def reorders(options: Options) -> list[str]:
     return [name for name, action in options.columns.items() if action not in ("keep", "year")]
 
 
-def run(examples: list[Example], options: Options, around: Around = ALONE) -> StepResult:
+def run(examples: Examples, options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples without identifiers; none is dropped.
 
     Raises:
         ConfigError: E209, surrogates without an open vault.
     """
     counts: Counter[str] = Counter()
-    kept: list[Example] = []
+    result = Rewritten(examples)
     num_changed = num_emptied = 0
     unread: set[str] = set()
     if options.strategy == "surrogate":
         for name in (name for name, action in options.columns.items() if action in KINDS):
             surrogates.reserve((str(e.meta[name]) for e in examples if name in e.meta), vault.current())
-    for example in examples:
+    for index, example in enumerate(examples):
         kept_values = _kept_values(example.meta, options)
         read = partial(deidentify, options=options, counts=counts, kept=kept_values, template=around.template)
         changed = map_text(example, read, around, arguments=True)
-        same = content_of(changed) == content_of(example)
-        made: Example = example if same else changed
+        made, same = changed, changed is example
         if options.columns:
             meta, num_empty = _columns(example.meta, options, read)
             num_emptied += num_empty
@@ -134,15 +134,18 @@ def run(examples: list[Example], options: Options, around: Around = ALONE) -> St
                 made, same = identify(replace(made, item=item)), False
         unread.update(name for name in columns_in(example) if name not in options.columns)
         num_changed += not same
-        kept.append(made)
+        if same:
+            result.keep(index, example)
+        else:
+            result.add(index, made)
     found = ", ".join(f"{number:,} {kind}" for kind, number in counts.most_common()) or "nothing found"
     note = f"{num_changed:,} of {len(examples):,} rows changed: {found}"
     note += f"; {num_emptied:,} values could not be made coarser and are gone" if num_emptied else ""
     note += f"; columns not read: {', '.join(sorted(unread)[:SHOWN])}" if unread else ""
     if options.quasi_identifiers:
-        classes = classes_of(kept, options.quasi_identifiers, around.subjects)
+        classes = classes_of(result.examples, options.quasi_identifiers, around.subjects)
         note += f"; by {', '.join(options.quasi_identifiers)}: {classes.to_text()}"
-    return StepResult(kept, list(range(len(kept))), note, [])
+    return StepResult(result.examples, result.origins, note, [])
 
 
 def _kept_values(meta: Mapping[str, Any], options: Options) -> tuple[str, ...]:

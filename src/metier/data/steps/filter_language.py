@@ -18,6 +18,7 @@ from metier.core.catalog import Options as BaseOptions
 from metier.core.extras import need
 from metier.core.types import Example, Message, Preference, Rated, Text
 from metier.data.similar import comparable
+from metier.data.spool import Examples, chosen
 from metier.data.steps import ALONE, Around, StepResult
 
 summary = "Drop rows in other languages than the wanted ones (extra curate)"
@@ -66,7 +67,7 @@ def packages(options: Options) -> list[tuple[str, str]]:
     return [("lingua", _WHY)]
 
 
-def run(examples: list[Example], options: Options, around: Around = ALONE) -> StepResult:
+def run(examples: Examples, options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples in the wanted languages, and those too short to tell.
 
     Raises:
@@ -90,7 +91,7 @@ def run(examples: list[Example], options: Options, around: Around = ALONE) -> St
     listed = ", ".join(f"{code} {count:,}" for code, count in counted)
     note = f"{len(dropped):,} in other languages dropped" + (f" ({listed})" if listed else "")
     note += f"; {num_short:,} too short to tell, kept"
-    return StepResult([examples[index] for index in origins], origins, note, dropped)
+    return StepResult(chosen(examples, origins), origins, note, dropped)
 
 
 def spoken(example: Example, literals: Sequence[str] = ()) -> str:

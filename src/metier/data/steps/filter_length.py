@@ -10,8 +10,10 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from metier.core.catalog import Options as BaseOptions
-from metier.core.types import Example, Text
-from metier.data.steps import StepResult, num_characters
+from metier.core.types import Text
+from metier.data.content import num_characters
+from metier.data.spool import Examples, chosen
+from metier.data.steps import StepResult
 
 summary = "Drop rows with fewer or more characters than given"
 FILTERS = True
@@ -40,7 +42,7 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-def run(examples: list[Example], options: Options) -> StepResult:
+def run(examples: Examples, options: Options) -> StepResult:
     """Return the examples within the bounds."""
     low, high = options.min_characters or 0, options.max_characters
     origins: list[int] = []
@@ -55,4 +57,4 @@ def run(examples: list[Example], options: Options) -> StepResult:
             origins.append(index)
     short = sum(reason == "too short" for _, reason in dropped)
     note = f"{short:,} too short, {len(dropped) - short:,} too long"
-    return StepResult([examples[index] for index in origins], origins, note, dropped)
+    return StepResult(chosen(examples, origins), origins, note, dropped)

@@ -11,6 +11,7 @@ Left out: perplexity, trained quality classifiers, lists of bad words.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections import Counter
@@ -21,8 +22,10 @@ from pydantic import Field
 
 from metier.core.catalog import Options as BaseOptions
 from metier.core.types import Conversation, Example, Message, Preference, Text, content_of
+from metier.data.content import texts_in
 from metier.data.similar import normalise, words_of
-from metier.data.steps import Sign, StepResult, texts_in
+from metier.data.spool import Examples, chosen
+from metier.data.steps import Sign, StepResult
 
 summary = "Drop rows that repeat themselves, break off, refuse, or hold symbols or boilerplate instead of text"
 SIGN = Sign("E337", "rows that repeat themselves, break off, refuse, or hold no real text")
@@ -92,17 +95,18 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-def run(examples: list[Example], options: Options) -> StepResult:
+def run(examples: Examples, options: Options) -> StepResult:
     """Return the examples that no rule drops; a row is counted under the first rule that does."""
     origins: list[int] = []
     dropped: list[tuple[str, str]] = []
-    answers: Counter[str] = Counter()
+    answers: Counter[bytes] = Counter()
     for index, example in enumerate(examples):
         row = Row(tuple(texts_in(content_of(example))), answers_of(example), isinstance(example, Text))
         reason = next((name for name, broken in RULES.items() if broken(row, options)), None)
         if reason is None and options.max_same_answers is not None and row.answer is not None:
-            key = normalise(row.answer)
-            if len(key.split()) >= MIN_ANSWER_WORDS:
+            said = normalise(row.answer)
+            if len(said.split()) >= MIN_ANSWER_WORDS:
+                key = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).digest()
                 answers[key] += 1
                 reason = "same answer" if answers[key] > options.max_same_answers else None
         if reason is None:
@@ -112,7 +116,7 @@ def run(examples: list[Example], options: Options) -> StepResult:
     counted = Counter(reason for _, reason in dropped).most_common()
     note = f"{len(dropped):,} of {len(examples):,} rows dropped"
     note += f": {', '.join(f'{reason} {count:,}' for reason, count in counted)}" if counted else ""
-    return StepResult([examples[index] for index in origins], origins, note, dropped)
+    return StepResult(chosen(examples, origins), origins, note, dropped)
 
 
 class Row(NamedTuple):

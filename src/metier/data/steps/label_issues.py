@@ -15,17 +15,20 @@ Shapes: N rows, K labels.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from metier.core.catalog import Options as BaseOptions
-from metier.core.types import Example, Labelled
+from metier.core.types import Labelled
+from metier.data.digests import Digests
 from metier.data.similar import normalise
+from metier.data.spool import Examples, chosen
 from metier.data.steps import Around, Sign, StepResult
 
 if TYPE_CHECKING:
@@ -69,44 +72,48 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-def run(examples: list[Example], options: Options, around: Around) -> StepResult:
+def run(examples: Examples, options: Options, around: Around) -> StepResult:
     """Return the examples, without the `drop` likeliest issues; the list of all of them is `review`."""
-    train = _single([("train", index, example) for index, example in enumerate(examples)])
-    held_out = [(split, i, e) for split, found in around.held_out.items() for i, e in enumerate(found)]
-    counts = Counter(str(example.target) for _, _, example in train)
+    train = _single("train", examples)
+    held_out = [row for split, found in around.held_out.items() for row in _single(split, found)]
+    counts = Counter(row.label for row in train)
     labels = sorted(label for label, count in counts.items() if count >= options.folds)
     if len(labels) < 2:
         return StepResult(examples, list(range(len(examples))), "no labels to judge: fewer than 2 have enough rows", [])
     known = set(labels)
-    judged = [row for row in train if row[2].target in known]
-    asked = [row for row in _single(held_out) if row[2].target in known]
-    inside_NK, outside_NK = _probabilities([r[2] for r in judged], [r[2] for r in asked], labels, options)
+    judged = [row for row in train if row.label in known]
+    asked = [row for row in held_out if row.label in known]
+    everything: dict[str, Examples] = {"train": examples}
+    everything |= {str(split): found for split, found in around.held_out.items()}
+    inside_NK, outside_NK = _probabilities(_Texts(everything, judged), _Texts(everything, asked), labels, options)
     numbers = {label: number for number, label in enumerate(labels)}
-    given_N = np.array([numbers[str(row[2].target)] for row in (*judged, *asked)], dtype=np.int64)
+    rows = [*judged, *asked]
+    given_N = np.array([numbers[row.label] for row in rows], dtype=np.int64)
     suggested_N, ahead_N = issues(np.concatenate([inside_NK, outside_NK]), given_N, num_judged=len(judged))
     order = [i for i in np.lexsort((np.arange(len(given_N)), -ahead_N)).tolist() if suggested_N[i] >= 0]
-    rows = [*judged, *asked]
-    in_train = [(rows[i][1], str(rows[i][2].target)) for i in order if rows[i][0] == "train"]
+    in_train = [(rows[i].number, rows[i].label) for i in order if rows[i].split == "train"]
     gone = _to_drop(in_train, counts, len(examples), options)
-    review = [
-        {
-            "place": rows[i][2].place,
-            "id": rows[i][2].id,
-            "split": rows[i][0],
-            "label": labels[given_N[i]],
-            "suggested": labels[suggested_N[i]],
-            "ahead": round(float(ahead_N[i]), 3),
-            "dropped": rows[i][0] == "train" and rows[i][1] in gone,
-            "text": rows[i][2].text[:TEXT_CHARACTERS],
-        }
-        for i in order
-    ]
+    review = []
+    for i in order:
+        example = everything[rows[i].split][rows[i].number]
+        review.append(
+            {
+                "place": example.place,
+                "id": example.id,
+                "split": rows[i].split,
+                "label": labels[given_N[i]],
+                "suggested": labels[suggested_N[i]],
+                "ahead": round(float(ahead_N[i]), 3),
+                "dropped": rows[i].split == "train" and rows[i].number in gone,
+                "text": example.text[:TEXT_CHARACTERS],
+            }
+        )
     origins = [index for index in range(len(examples)) if index not in gone]
     dropped = [(examples[index].id, "likely wrong label") for index in sorted(gone)]
     few = len(train) - len(judged)
     note = f"{len(review):,} likely wrong labels of {len(rows):,} rows judged, {len(dropped):,} dropped"
     note += f"; {few:,} rows of labels with fewer than {options.folds} rows not judged" if few else ""
-    return StepResult([examples[index] for index in origins], origins, note, dropped, review)
+    return StepResult(chosen(examples, origins), origins, note, dropped, review)
 
 
 def issues(
@@ -133,9 +140,40 @@ def issues(
     return np.where(wrong_N, suggested_N, -1), np.where(wrong_N, lead_N, 0.0)
 
 
-def _single(rows: Sequence[tuple[str, int, Example]]) -> list[tuple[str, int, Labelled]]:
+class _Row(NamedTuple):
+    """A row with one label: where it stands, and the label."""
+
+    split: str
+    number: int
+    label: str
+
+
+class _Texts(Sequence[str]):
+    """What the model reads of rows, one by one."""
+
+    def __init__(self, examples: Mapping[str, Examples], rows: Sequence[_Row]) -> None:
+        self._examples = examples
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.whole(index)[:TEXT_CHARACTERS]
+
+    def whole(self, index: int) -> str:
+        """Return a text beyond what the model reads."""
+        example = self._examples[self.rows[index].split][self.rows[index].number]
+        return example.text if isinstance(example, Labelled) else ""
+
+
+def _single(split: str, examples: Examples) -> list[_Row]:
     """Return the rows that have one label."""
-    return [(s, i, e) for s, i, e in rows if isinstance(e, Labelled) and isinstance(e.target, str)]
+    return [
+        _Row(split, index, sys.intern(e.target))
+        for index, e in enumerate(examples)
+        if isinstance(e, Labelled) and isinstance(e.target, str)
+    ]
 
 
 def _to_drop(found: list[tuple[int, str]], counts: Counter[str], num_rows: int, options: Options) -> set[int]:
@@ -154,24 +192,23 @@ def _to_drop(found: list[tuple[int, str]], counts: Counter[str], num_rows: int, 
 
 
 def _probabilities(
-    judged: Sequence[Labelled], asked: Sequence[Labelled], labels: Sequence[str], options: Options
+    judged: _Texts, asked: _Texts, labels: Sequence[str], options: Options
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the class probabilities of the judged rows, out of fold, and of the asked rows, by all judged ones."""
-    texts = [row.text[:TEXT_CHARACTERS] for row in judged]
-    targets = [str(row.target) for row in judged]
+    targets = [row.label for row in judged.rows]
     fold_N = _folds(judged, options)
     inside_NK = np.zeros((len(judged), len(labels)))
     for fold in range(options.folds):
-        rows, others = np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)
+        rows, others = np.flatnonzero(fold_N == fold).tolist(), np.flatnonzero(fold_N != fold).tolist()
         if len(rows) and len({targets[i] for i in others}) > 1:
-            model = _fitted([texts[i] for i in others], [targets[i] for i in others])
-            inside_NK[rows] = _asked(model, [texts[i] for i in rows], labels)
+            model = _fitted((judged[i] for i in others), [targets[i] for i in others])
+            inside_NK[rows] = _asked(model, (judged[i] for i in rows), labels)
     if not asked:
         return inside_NK, np.zeros((0, len(labels)))
-    return inside_NK, _asked(_fitted(texts, targets), [row.text[:TEXT_CHARACTERS] for row in asked], labels)
+    return inside_NK, _asked(_fitted(judged, targets), asked, labels)
 
 
-def _fitted(texts: Sequence[str], targets: Sequence[str]) -> Pipeline:
+def _fitted(texts: Iterable[str], targets: Sequence[str]) -> Pipeline:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -183,30 +220,29 @@ def _fitted(texts: Sequence[str], targets: Sequence[str]) -> Pipeline:
     return make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced")).fit(texts, targets)
 
 
-def _asked(model: Pipeline, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
+def _asked(model: Pipeline, texts: Iterable[str], labels: Sequence[str]) -> NDArray[np.float64]:
     """Return the probabilities in the order of the labels; 0 for a label that the model has never seen."""
     found = model.predict_proba(texts)
     columns = {label: number for number, label in enumerate(model.classes_)}
-    probability_NK = np.zeros((len(texts), len(labels)))
+    probability_NK = np.zeros((len(found), len(labels)))
     for number, label in enumerate(labels):
         if label in columns:
             probability_NK[:, number] = found[:, columns[label]]
     return probability_NK
 
 
-def _folds(rows: Sequence[Labelled], options: Options) -> NDArray[np.int64]:
+def _folds(texts: _Texts, options: Options) -> NDArray[np.int64]:
     """Return a fold per row: equal texts share one, and the rows of each label are spread over all of them."""
-    of_text: dict[str, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        of_text[normalise(row.text)].append(index)
-    by_label: dict[str, list[tuple[bytes, list[int]]]] = defaultdict(list)
-    for text, members in of_text.items():
-        order = hashlib.blake2b(f"{options.seed}:{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        by_label[str(rows[members[0]].target)].append((order, members))
-    fold_N = np.zeros(len(rows), dtype=np.int64)
-    turn = 0
-    for _, groups in sorted(by_label.items()):
-        for _, members in sorted(groups):
-            fold_N[members] = turn % options.folds
-            turn += 1
-    return fold_N
+    digests = Digests()
+    orders: list[int] = []
+    for index in range(len(texts)):
+        said = normalise(texts.whole(index)).encode("utf-8", "surrogatepass")
+        digests.add(said)
+        orders.append(int.from_bytes(hashlib.blake2b(b"%d:%s" % (options.seed, said), digest_size=8).digest()))
+    text_N, first_U = digests.numbered()
+    numbers = {label: number for number, label in enumerate(sorted({row.label for row in texts.rows}))}
+    label_U = np.array([numbers[texts.rows[row].label] for row in first_U.tolist()], dtype=np.int64)
+    order_U = np.array(orders, dtype=np.uint64)[first_U]
+    fold_U = np.empty(len(first_U), dtype=np.int64)
+    fold_U[np.lexsort((first_U, order_U, label_U))] = np.arange(len(first_U)) % options.folds
+    return fold_U[text_N]

@@ -17,7 +17,8 @@ from typing import Any
 from pydantic import Field
 
 from metier.core.catalog import Options as BaseOptions
-from metier.core.types import Example, Problem, Text, content_of, identify
+from metier.core.types import Problem, Text, content_of, identify
+from metier.data.spool import Examples, Rewritten
 from metier.data.steps import ALONE, Around, StepResult, map_leaves, map_text
 
 summary = "Replace API keys, tokens, private keys and passwords"
@@ -64,25 +65,26 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-def run(examples: list[Example], options: Options, around: Around = ALONE) -> StepResult:
+def run(examples: Examples, options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples without credentials; none is dropped."""
-    kept: list[Example] = []
+    made = Rewritten(examples)
     num_changed = num_secrets = 0
 
     def read(text: str) -> str:
         return redact(text, options)
 
-    for example in examples:
+    for index, example in enumerate(examples):
         changed = map_text(example, read, around, arguments=True)
         if isinstance(changed, Problem) and (item := map_leaves(changed.item, read)) != changed.item:
             changed = identify(replace(changed, item=item))
-        before, after = content_of(example), content_of(changed)
-        if before != after:
-            num_changed += 1
-            num_secrets += _num_tags(after) - _num_tags(before)
-        kept.append(changed if before != after else example)
+        if changed is example:
+            made.keep(index, example)
+            continue
+        num_changed += 1
+        num_secrets += _num_tags(content_of(changed)) - _num_tags(content_of(example))
+        made.add(index, changed)
     note = f"{num_secrets:,} secrets replaced in {num_changed:,} of {len(examples):,} rows"
-    return StepResult(kept, list(range(len(kept))), note, [])
+    return StepResult(made.examples, made.origins, note, [])
 
 
 def _num_tags(value: Any) -> int:
