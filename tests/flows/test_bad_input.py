@@ -326,7 +326,7 @@ def test_a_row_of_a_million_characters_is_kept_whole_and_its_cut_is_counted(tmp_
     contents = [m["content"] for r in here.rows() for m in r["messages"]]
     assert max(map(len, contents)) == 1_000_001
     assert long["messages"][1]["content"] in contents
-    planned = here.done("plan", "data.split.validation=0", "data.split.test=0")
+    planned = here.done("plan", "data.split.validation=0.05", "data.split.test=0")
     assert planned["tokens_max"] > 100_000
     assert planned["cut_rows"] >= 1
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 CHUNK_BYTES = 64 * 2**20
@@ -165,11 +166,12 @@ def _low_into_gradient(
     others_R = torch.mv(logits_RV, logits_RV.new_ones(logits_RV.shape[1]))
     logits_RV[places_R, targets_R] = -others_R
     loss_R = torch.where(chosen_R > 0.5, -torch.log1p(-others_R.float()), -chosen_R.log())
-    for row in torch.nonzero(chosen_R < TINY)[:, 0].tolist():
-        loss_R[row] = F.cross_entropy(torch.mv(weight_VD, hidden_RD[row]).float(), targets_R[row])
     weights_R = weights_R.float()
-    if not bool((weights_R == 1).all()):
-        logits_RV *= weights_R[:, None].to(logits_RV.dtype)
+    if not isinstance(logits_RV, FakeTensor):  # a plan's dry run has no numbers to look at
+        for row in torch.nonzero(chosen_R < TINY)[:, 0].tolist():
+            loss_R[row] = F.cross_entropy(torch.mv(weight_VD, hidden_RD[row]).float(), targets_R[row])
+        if not bool((weights_R == 1).all()):
+            logits_RV *= weights_R[:, None].to(logits_RV.dtype)
     return (weights_R * loss_R).sum()
 
 
