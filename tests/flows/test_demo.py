@@ -19,15 +19,15 @@ def test_one_command_goes_from_rows_to_a_verdict(tmp_path: Path) -> None:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(tmp_path), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         assert app.run(["demo", "desk"]) == 0, err.getvalue()
-    said = err.getvalue() + out.getvalue()
-    marks = ["1 project", "2 plan", "3 run", "step ", "validation at step", "next  "]
+    said, printed = err.getvalue(), out.getvalue()
+    marks = ["1 project", "2 plan", "3 run", "validation at step", "next  "]
     places = [said.index(mark) for mark in marks]
     assert places == sorted(places)
     written = next((tmp_path / "desk" / "runs").glob("*/report.json"))
     report = json.loads(written.read_text(encoding="utf-8"))
     assert report["verdict"] in ("worth_it", "below_floor", "target_missed"), "better than the untouched base"
-    assert report["sentence"] in said
-    shown = re.search(r"\S*report\.html", said)
+    assert report["sentence"] in printed
+    shown = re.search(r"\S*report\.html", printed)
     assert shown is not None and (tmp_path / shown[0]).is_file()
     following = [line.removeprefix("next") for line in said[places[-1] :].strip().splitlines()]
     verbs = [shlex.split(line.partition(" && ")[2])[1] for line in following]
