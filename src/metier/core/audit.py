@@ -14,7 +14,6 @@ the content of a row.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
@@ -28,6 +27,7 @@ from typing import Any, Literal
 
 from metier.core.errors import MachineError
 from metier.core.extras import user_dir
+from metier.core.locks import one_at_a_time
 from metier.core.project import Project, digest_bytes, disk_errors, now, read_json, write_json
 
 GENESIS = "0" * 64
@@ -288,6 +288,5 @@ def user() -> str:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Let one process append at a time."""
-    with disk_errors(path), path.with_name(f".{path.name}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with disk_errors(path), one_at_a_time(path.with_name(f".{path.name}.lock")):
         yield

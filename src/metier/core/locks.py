@@ -1,4 +1,4 @@
-"""One lock per project between erasures and everything that reads rows and writes what is made of them.
+"""Locks between processes: one at a time, and one per project between erasures and everything else.
 
 An erasure has the project alone, from looking for the person to the byte scan: a preparation that had read the sources
 before would write their rows again behind it. It does not wait, since training may take days: it is refused (E293) and
@@ -17,6 +17,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 
 from metier.core.errors import ConfigError, MachineError
@@ -29,6 +30,26 @@ PATIENCE_SECONDS = 1.0
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _A = TypeVar("_A")
+
+
+@contextlib.contextmanager
+def one_at_a_time(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Let one process at a time into a block.
+
+    Args:
+        file: the lock, in a folder that is there; it is made, stays, and says nothing.
+        waiting: called once where another process is in the block.
+
+    Raises:
+        MachineError: E420–E422, the lock cannot be written.
+    """
+    with disk_errors(file):
+        lock = file.open("a")
+    with lock:
+        if not _taken(lock, fcntl.LOCK_EX):
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
@@ -141,4 +162,4 @@ def _holder(file: IO[str]) -> str:
         return "another process"
 
 
-__all__ = ["alone", "sharing", "together"]
+__all__ = ["alone", "one_at_a_time", "sharing", "together"]

@@ -6,10 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+from metier.core.locks import one_at_a_time
 from metier.core.project import Project
 from metier.core.subject import Subject, Trace, relative
 from metier.data.erase_private import quarantined_of
-from metier.data.stages import QUARANTINE, ROWS, locked
+from metier.data.stages import LOCK, QUARANTINE, ROWS
 
 
 class StageStore:
@@ -29,7 +30,7 @@ class StageStore:
         """Delete them; one that is going on is waited for."""
         done = []
         for folder in self._folders():
-            with locked(folder.parent):
+            with one_at_a_time(folder.parent / LOCK):
                 num = _num_lines(folder, subject) if folder.is_dir() else 0
                 if num:
                     shutil.rmtree(folder)

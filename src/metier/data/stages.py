@@ -12,10 +12,9 @@ the version is written and when the preparation is refused; it holds raw rows, s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metier.core.errors import MetierError
+from metier.core.locks import one_at_a_time
 from metier.core.project import Project, digest_file, digest_json, disk_errors, read_json, write_bytes, write_json
 from metier.data.quarantine import Quarantine
 from metier.data.reading import Progress
@@ -32,6 +32,7 @@ from metier.data.spool import Choice, Spool
 ROWS = "rows.jsonl"
 QUARANTINE = "quarantine.jsonl"
 STATE = "state.json"
+LOCK = ".lock"
 
 
 @dataclass(slots=True)
@@ -152,7 +153,7 @@ def opened(project: Project, name: str, inputs_digest: str, progress: Progress |
         if progress:
             progress(f"waiting: `{name}` is being prepared by another process", 0, None)
 
-    with locked(home, wait):
+    with one_at_a_time(home / LOCK, wait):
         stages = Stages(home / inputs_digest[:12], inputs_digest)
         for other in home.iterdir():
             if other.is_dir() and other != stages.dir:
@@ -168,20 +169,6 @@ def opened(project: Project, name: str, inputs_digest: str, progress: Progress |
 def folder(project: Project, name: str) -> Path:
     """Return where the stages of a dataset's preparations lie."""
     return project.private_dir / "prepare" / name
-
-
-@contextlib.contextmanager
-def locked(home: Path, wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Let one process at a time work in the folder of a dataset; `wait` is called where it has to be waited for."""
-    with disk_errors(home):
-        lock = (home / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            wait()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _made(home: Path) -> None:

@@ -6,7 +6,6 @@ datasets/support/v3-9f2c1a/   manifest.json  train.jsonl  validation.jsonl  test
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any
 
 from metier.core import refs
 from metier.core.errors import DataError
+from metier.core.locks import one_at_a_time
 from metier.core.project import (
     Project,
     digest_file,
@@ -221,8 +221,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Let one writer at a time choose the next version's number."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with one_at_a_time(folder / ".lock"):
             yield
 
 

@@ -80,14 +80,12 @@ def permitted(
         place = recipe.place("data.dataset" if recipe.data.dataset else "data.sources")
         judged = [(_recorded(source), place) for source in version.manifest["sources"]]
     old = again or bool(named)
-    now = statements(project)
+    now = [(stated, located(project, stated.path)) for stated in statements(project)]
     asked: list[tuple[Source, str]] = []
     current: list[tuple[Source, str]] = []
     for source, place in judged:
         here = located(project, source.path)
-        said = [
-            (source.model_copy(update={"permission": s.permission}), s.place, located(project, s.path)) for s in now
-        ]
+        said = [(source.model_copy(update={"permission": s.permission}), s.place, there) for s, there in now]
         current += [(stating, at) for stating, at, there in said if overlap(there, here)]
         same = [(stating, at) for stating, at, there in said if there == here]
         # Of several recipes one that states everything is enough for the gate; what each states is enforced below.

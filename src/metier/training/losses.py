@@ -97,12 +97,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         length, vocabulary = hidden_ND.shape[0], weight.shape[0]
         rows = min(rows, length)
-        strip = max(1, min(rows, STRIP_BYTES // (4 * vocabulary))) if hidden_ND.device.type == "cpu" else rows
+        on_cpu, plain = weight.device.type == "cpu", bias_V is None and scale == 1.0 and softcap is None
+        in_place = on_cpu and plain and weight.dtype == torch.bfloat16
+        strip = max(1, min(rows, STRIP_BYTES // (4 * vocabulary))) if on_cpu and not in_place else rows
         # Every buffer is made once: a large block that is freed and made anew costs more than the arithmetic on it.
         chunk_RV = torch.empty(rows, vocabulary, dtype=weight.dtype, device=weight.device)
         lowered = weight.dtype != torch.float32
-        plain = bias_V is None and scale == 1.0 and softcap is None
-        in_place = plain and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
         widened = lowered and not in_place
         strip_SV = torch.empty(strip, vocabulary, dtype=torch.float32, device=weight.device) if widened else None
         product_VD = torch.empty_like(weight) if lowered and needs_weight else None
@@ -110,12 +110,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden = hidden_ND[start : start + rows]
             logits_RV = chunk_RV[: len(hidden)]
             torch.mm(hidden, weight.T, out=logits_RV)
-            if in_place:
-                part = slice(start, start + len(hidden))
-                total += _low_into_gradient(logits_RV, hidden, weight, targets_N[part], weights_N[part])
-            for first in range(0, 0 if in_place else len(hidden), strip):
+            for first in range(0, len(hidden), strip):
                 part = slice(start + first, start + min(first + strip, len(hidden)))
                 narrow = logits_RV[first : first + strip]
+                if in_place:
+                    total += _low_into_gradient(narrow, hidden_ND[part], weight, targets_N[part], weights_N[part])
+                    continue
                 wide = narrow if strip_SV is None else strip_SV[: len(narrow)].copy_(narrow)
                 total += _into_gradient(wide, targets_N[part, None], weights_N[part, None], bias_V, scale, softcap)
                 if grad_bias is not None:

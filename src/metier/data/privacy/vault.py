@@ -7,7 +7,6 @@ opened, and surrogates are refused: `mask` and `tag` need none.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import secrets
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from metier.core.errors import ConfigError, DataError
 from metier.core.extras import need, user_dir
+from metier.core.locks import one_at_a_time
 from metier.core.project import Project, disk_errors, write_bytes
 from metier.data.privacy.surrogates import Vault
 
@@ -76,9 +76,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = path.with_name(f".{path.name}.lock").open("a")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with one_at_a_time(path.with_name(f".{path.name}.lock")):
         yield
 
 
