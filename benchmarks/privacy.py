@@ -28,7 +28,7 @@ TARGETS = {
     "name": 0.95, "city": 0.95, "street or address": 0.92, "phone": 0.97, "SSN": 0.97, "date": 0.97, "e-mail": 1.0,
     "card": 1.0, "IBAN": 1.0, "IP": 1.0, "URL": 1.0,
 }  # fmt: skip
-CASES, HOSTILE, TABLE_BYTES, LOOKS = 300, 2000, 500_000, 3
+CASES, HOSTILE, TABLE_BYTES, LOOKS = 300, 10_000, 500_000, 3
 
 
 def figure(found: Figure, *, lowest: bool = True) -> str:
