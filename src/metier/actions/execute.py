@@ -85,6 +85,7 @@ def execute(run: Run, project: Project, stop: Stop) -> None:
         examples=len(parts.train),
         tokens=predicted.tokens,
         seconds=predicted.seconds,
+        validation_seconds=predicted.validation_seconds,
         memory_bytes=predicted.memory_bytes,
     )
     try:
@@ -197,6 +198,7 @@ def _train(run: Run, parts: Parts, stop: Stop, pinned: Mapping[str, str], second
             figures: dict[str, float] = {}
             best = False
             if len(parts.validation) and (last or info.step % parts.every_steps == 0):
+                began = time.perf_counter()
                 figures = validate(
                     parts.policy,
                     parts.method,
@@ -205,7 +207,8 @@ def _train(run: Run, parts: Parts, stop: Stop, pinned: Mapping[str, str], second
                     packing=parts.plan.training.packing,
                 )
                 best = parts.watch.see(info.step, figures)
-                run.event("evaluation", step=info.step, best=best, **figures)
+                seconds = time.perf_counter() - began
+                run.event("evaluation", step=info.step, best=best, seconds=seconds, **figures)
             done = last or parts.watch.done or stop.signal is not None
             saves.settle()
             if done or best or info.step % parts.save_steps == 0:

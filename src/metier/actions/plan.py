@@ -41,6 +41,8 @@ MEASURED_STEPS = 5
 SPREAD = (0.75, 1.5)
 """Range of a predicted time, as factors: the prediction was 0.92 to 1.19 times the measured CPU time of seven recipes
 (LOG.md, 2026-11-21); a machine that others use is slower, never faster."""
+FORWARD_SHARE = 1 / 3
+"""Of the products of a step, those of its forward pass."""
 ACCELERATOR_SHARE, ACCELERATOR_SPREAD = 0.3, (0.3, 3.0)
 """Share of an accelerator's matrix rate that training reaches: a guess, not measured here, hence the range."""
 
@@ -75,6 +77,15 @@ class Plan(BaseModel):
     seconds: float
     seconds_low: float
     seconds_high: float
+    validations: int
+    """Evaluations during training, where nothing stops it early."""
+    validation_seconds: float
+    """What all of them take together, on top of `seconds`; nothing is predicted for the evaluation at the end."""
+    tested_rows: int
+    """Rows that the run and its base are measured on at the end."""
+    written_rows: int
+    """Of these, how many both answer in free text, where a task has any."""
+    max_new_tokens: int
     disk_bytes: int
     disk_free_bytes: int
     measured: bool
@@ -107,7 +118,6 @@ class Plan(BaseModel):
         dropped = f"   {self.dropped_rows:,} rows without a supervised token left" if self.dropped_rows else ""
         parts = " · ".join(f"{name} {gigabytes(size)}" for name, size in self.memory_parts.items() if size >= 1e7)
         how = f"{MEASURED_STEPS} measured steps" if self.measured else "estimated; --measure takes real steps"
-        how += "; evaluation, during it and at the end, comes on top"
         width = max(10, *(len(k) for k in ("leakage", "parameters")))
         leak = f"{self.groups_on_both_sides} groups on both sides"
         if self.given_test:
@@ -126,7 +136,8 @@ class Plan(BaseModel):
             "parameters": f"{self.trainable_parameters:,} of {self.total_parameters:,} train",
             "memory": f"{gigabytes(self.memory_bytes)} of {gigabytes(self.memory_available_bytes)} GB ({parts})"
             + ("" if self.measured else " ±15 %"),
-            "time": f"training {_span(self.seconds_low)}–{_span(self.seconds_high)} ({how})",
+            "time": f"training {_span(self.seconds_low)}–{_span(self.seconds_high)}{self._validating()} ({how})",
+            "then": self._testing(),
             "disk": f"{gigabytes(self.disk_bytes)} of {gigabytes(self.disk_free_bytes)} GB",
             "policy": "   ".join(self.permission),
         }
@@ -134,6 +145,22 @@ class Plan(BaseModel):
         if not self.fits:
             shown.append(f"{'does not fit':<{width}} " + "; or ".join(self.ladder))
         return "\n".join(shown)
+
+    def _validating(self) -> str:
+        if not self.validations:
+            return ""
+        scale = (self.seconds_low / self.seconds, self.seconds_high / self.seconds) if self.seconds else (1.0, 1.0)
+        low, high = (_span(self.validation_seconds * factor) for factor in scale)
+        times = "one evaluation" if self.validations == 1 else f"{self.validations:,} evaluations"
+        return f" + {times} on validation {low}–{high}"
+
+    def _testing(self) -> str:
+        if not self.tested_rows:
+            return ""
+        text = f"the run and its untouched base on {self.tested_rows:,} held-out rows"
+        if self.written_rows:
+            text += f"; {self.written_rows:,} answers of up to {self.max_new_tokens} tokens are written by each"
+        return f"{text}: not in the time above"
 
 
 def plan(recipe: Recipe, project: Project, *, measure: bool = False, progress: Progress | None = None) -> Plan:
@@ -160,7 +187,7 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
         progress("what a step takes", 0, None)
     ahead = look_ahead(parts)
     trunk, device = choose(parts), parts.policy.device
-    estimate, seconds = _predict(parts, ahead, kept=trunk.trunk is not None)
+    estimate, seconds, validation = _predict(parts, ahead, kept=trunk.trunk is not None)
     shown = ("weights", "gradients", "optimizer", "activations", "runtime")
     memory_parts = {name: int(getattr(estimate, name)) for name in shown}
     memory_parts["allocator"] = estimate.held - estimate.peak
@@ -168,10 +195,12 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
     epochs = parts.plan.steps / steps_per_epoch(len(parts.train), recipe.training.batch_size)
     spread = SPREAD if device.type == "cpu" else ACCELERATOR_SPREAD
     if measure:
-        seconds, peak = _measure(parts, ahead, trunk.trunk, progress)
+        seconds, validation, peak = _measure(parts, ahead, trunk.trunk, progress)
         memory_parts["allocator"] = 0  # what it keeps after a few steps is part of the measured peak
         spread = (0.85, 1.2)
     proof = manifest.get("split_proof", {})
+    validations = math.ceil(parts.plan.steps / parts.every_steps) if len(parts.validation) else 0
+    tested = parts.dataset.count("test") or parts.dataset.count("validation")
     made = Plan(
         rows={s: parts.dataset.count(s) for s in ("train", "validation", "test")},
         tokens=int(lengths.sum()),
@@ -198,6 +227,11 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
         seconds=seconds,
         seconds_low=seconds * spread[0],
         seconds_high=seconds * spread[1],
+        validations=validations,
+        validation_seconds=validation * validations,
+        tested_rows=tested,
+        written_rows=min(tested, recipe.evaluation.max_examples or tested) if _writes(parts) else 0,
+        max_new_tokens=recipe.evaluation.max_new_tokens,
         disk_bytes=disk_bytes(recipe, estimate) + trunk.num_bytes,
         disk_free_bytes=shutil.disk_usage(parts.project.root).free,
         measured=measure,
@@ -229,17 +263,31 @@ def peak_memory_bytes(device: torch.device) -> int:
 # ───────────────────────────────────────────────────────────────────────────── inside
 
 
-def _predict(parts: Parts, ahead: Ahead, *, kept: bool) -> tuple[memory.Estimate, float]:
-    """Return what a step needs, and the seconds of all steps; `kept`: they read the frozen trunk from a cache."""
+def _writes(parts: Parts) -> bool:
+    """Whether the evaluation at the end lets the run and its base write: neither heads nor texts that go on do."""
+    return parts.policy.head is None and "text" not in parts.dataset.manifest["kinds"]
+
+
+def _predict(parts: Parts, ahead: Ahead, *, kept: bool) -> tuple[memory.Estimate, float, float]:
+    """Return what a step needs, and the seconds of all steps and of one evaluation during them.
+
+    Args:
+        kept: they read the frozen trunk from a cache.
+    """
     policy, dtype = parts.policy, str(parts.policy.dtype).removeprefix("torch.")
     dry = dry_run(parts, dtype)
 
     def loss(policy: Policy, batch: Batch) -> torch.Tensor:
         return method_loss(parts, policy, batch)
 
+    def forward_loss(policy: Policy, batch: Batch) -> torch.Tensor:
+        with torch.no_grad():
+            return method_loss(parts, policy, batch)
+
     def seen(batch: Batch) -> Batch:
         return dry.behind_trunk(batch) if kept else batch
 
+    validated = int(parts.validation.lengths.sum())
     on_cpu = policy.device.type == "cpu"
     large = memory.large_block(jobs.worker_environment())
     typical = [dry.run(seen(batch), loss, large=large) for batch in ahead.typical]
@@ -258,8 +306,8 @@ def _predict(parts: Parts, ahead: Ahead, *, kept: bool) -> tuple[memory.Estimate
     )
     if not on_cpu:
         tokens = float(parts.train.lengths.mean()) * parts.recipe.training.batch_size * parts.plan.steps
-        rate = accelerator_matmul(policy.device, policy.dtype)
-        return estimate, tokens * estimate.flops_per_token / (rate * ACCELERATOR_SHARE)
+        per_token = estimate.flops_per_token / (accelerator_matmul(policy.device, policy.dtype) * ACCELERATOR_SHARE)
+        return estimate, tokens * per_token, validated * per_token * FORWARD_SHARE
     measured, threads = rates(dtype), torch.get_num_threads()
     muon = parts.recipe.training.optimizer == "muon"
     matrices = [(p.shape[0], p.shape[1]) for p in memory.hidden_matrices(dry)] if muon else []
@@ -277,11 +325,14 @@ def _predict(parts: Parts, ahead: Ahead, *, kept: bool) -> tuple[memory.Estimate
         through = [sum(duration.pass_seconds(dry.trunk_work(b), measured, threads).values()) for b in ahead.typical]
         tokens = int(parts.train.lengths.sum() + parts.validation.lengths.sum())
         once = duration.WHOLE * sum(through) / sum(b.num_tokens for b in ahead.typical) * tokens
-    return estimate, once + step * parts.plan.steps + estimate.products * measured.compile
+    training = once + step * parts.plan.steps + estimate.products * measured.compile
+    widest = dry.run(seen(ahead.widest), forward_loss, large=large).work
+    per_token = sum(duration.pass_seconds(widest, measured, threads).values()) / ahead.widest.num_tokens
+    return estimate, training, duration.WHOLE * per_token * validated
 
 
-def _measure(parts: Parts, ahead: Ahead, trunk: Trunk | None, progress: Progress | None) -> tuple[float, int]:
-    """Take a few real steps and a real save; return seconds of the whole training and the peak memory.
+def _measure(parts: Parts, ahead: Ahead, trunk: Trunk | None, progress: Progress | None) -> tuple[float, float, int]:
+    """Take a few real steps and a real save; return seconds of the training and of an evaluation, and the peak memory.
 
     The largest micro-batch ahead runs forward and backward, too, and the widest validation forward: the first steps
     need not hold them.
@@ -326,6 +377,7 @@ def _measure(parts: Parts, ahead: Ahead, trunk: Trunk | None, progress: Progress
         parts.policy.eval()
         with loop.memory_errors():
             forward(parts.policy, ahead.widest)
+    validating = _validation_seconds(parts, seen(ahead.widest))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=parts.project.cache_dir) as folder:
         checkpoint.save(Path(folder), parts.policy, state, digests={}, figures={})
@@ -337,7 +389,17 @@ def _measure(parts: Parts, ahead: Ahead, trunk: Trunk | None, progress: Progress
     if through:
         tokens = int(parts.train.lengths.sum() + parts.validation.lengths.sum())
         once = sum(one for one, _ in through) / sum(count for _, count in through) * tokens
-    return once + typical * parts.plan.steps + saving * saves, peak_memory_bytes(parts.policy.device)
+    training = once + typical * parts.plan.steps + saving * saves
+    return training, validating, peak_memory_bytes(parts.policy.device)
+
+
+def _validation_seconds(parts: Parts, batch: Batch) -> float:
+    """Return the seconds of an evaluation during training, from one of its passes."""
+    parts.policy.eval()
+    began = time.perf_counter()
+    with torch.no_grad(), parts.policy.computing():
+        parts.method.measure(parts.policy, batch)
+    return (time.perf_counter() - began) / batch.num_tokens * int(parts.validation.lengths.sum())
 
 
 def _run_largest(parts: Parts, batch: Batch, passes: int) -> None:

@@ -31,12 +31,13 @@ def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
     plan = read_json(run.dir / "plan.json") if (run.dir / "plan.json").exists() else {}
     peak = int(status.get("peak_memory_bytes", 0))
     validation = [
-        {k: float(v) for k, v in e.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        {k: float(v) for k, v in e.items() if isinstance(v, int | float) and not isinstance(v, bool) and k != "seconds"}
         for e in evaluations
     ]
     environment = run.dir / "environment.json"
     trunks = list(run.events("trunk"))  # the plan counts the frozen part's cache, too
     trained = parts.policy.trained()
+    kept = ("seconds", *(["validation_seconds"] if evaluations else []), "memory_bytes", "disk_bytes")
     return TrainingSummary(
         method=parts.recipe.method.kind,
         adapter=parts.recipe.adapter.kind,
@@ -61,9 +62,10 @@ def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
         ),
         curve=_thinned(taken),
         validation_curve=validation,
-        estimate={k: float(plan[k]) for k in ("seconds", "memory_bytes", "disk_bytes") if k in plan},
+        estimate={k: float(plan[k]) for k in kept if k in plan},
         actual={
             "seconds": train_seconds + sum(float(e["seconds"]) for e in trunks),
+            **({"validation_seconds": sum(float(e.get("seconds", 0.0)) for e in evaluations)} if evaluations else {}),
             "memory_bytes": float(peak),
             "disk_bytes": float(disk_bytes(run) + max((int(e["num_bytes"]) for e in trunks), default=0)),
         },

@@ -15,7 +15,7 @@ from metier.cli.show import Show, colored, duration, figure, size
 SILENCE_SECONDS = 60.0
 PLAIN_STEP_SECONDS = 10.0
 BAR_SECONDS = 0.1
-_NOT_FIGURES = ("time", "kind", "step", "best", "loss")
+_NOT_FIGURES = ("time", "kind", "step", "best", "loss", "seconds")
 
 
 @dataclass(slots=True)
@@ -269,7 +269,7 @@ def planned(event: dict[str, Any]) -> str:
     if "tokens" in event:
         parts.append(f"{event['tokens']:,} tokens per epoch")
     if "seconds" in event:
-        parts.append(f"about {duration(event['seconds'])}")
+        parts.append(f"about {duration(event['seconds'] + event.get('validation_seconds', 0.0))}")
     if "memory_bytes" in event:
         parts.append(f"{size(event['memory_bytes'])} of memory")
     return "   ".join(parts)

@@ -218,7 +218,13 @@ def _estimate(key: str, planned: float | None, actual: float | None) -> tuple[st
     gap = None
     if planned and actual is not None and math.isfinite(planned) and math.isfinite(actual):
         gap = 100 * (actual / planned - 1)
-    name = {"seconds": "Time", "memory_bytes": "Memory", "disk_bytes": "Disk"}.get(key, key.replace("_", " "))
+    names = {
+        "seconds": "Training",
+        "validation_seconds": "Evaluations during training",
+        "memory_bytes": "Memory",
+        "disk_bytes": "Disk",
+    }
+    name = names.get(key, key.replace("_", " "))
     return name, show(planned), show(actual), MISSING if gap is None else f"{gap:+.0f}{page.THIN}%".replace("-", "−")
 
 

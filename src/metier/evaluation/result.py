@@ -197,7 +197,7 @@ class TrainingSummary(Part):
     overfitting: str = Field(description="A verdict in words: `none`, or where validation turned and by how much.")
     curve: list[dict[str, float]] = Field([], description="step, loss, learning_rate, grad_norm, tokens_per_second")
     validation_curve: list[dict[str, float]] = Field([], description="step, loss, and metrics such as accuracy")
-    estimate: dict[str, float] = Field({}, description="planned seconds, memory_bytes, disk_bytes")
+    estimate: dict[str, float] = Field({}, description="planned seconds, validation_seconds, memory_bytes, disk_bytes")
     actual: dict[str, float] = Field({}, description="the same keys, measured")
     choices: dict[str, str] = Field({}, description="automatic choice → value because reason")
 

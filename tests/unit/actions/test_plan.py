@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,10 +21,11 @@ from metier.actions.ahead import look_ahead
 from metier.actions.compose import Parts, compose
 from metier.core.batch import Batch
 from metier.core.project import Project
-from metier.core.recipe import Recipe
+from metier.core.recipe import Evaluation, Recipe
 from metier.models import probe
 from metier.models.policy import Policy
 from metier.training import loop
+from metier.training.feed import Feed
 from metier.training.method import Method
 from tiny import chat_rows, labelled_rows, write_model
 
@@ -150,8 +152,8 @@ def test_a_validation_that_is_wider_than_a_step_counts(project: Project, monkeyp
     parts = parts_of(project, "sft", adapter="lora", batch_size=1, micro_batch_tokens=4096)
     ahead = look_ahead(parts)
     assert ahead.widest.num_slots > 2 * ahead.largest.num_slots
-    whole, _ = plans._predict(parts, ahead, kept=False)
-    without, _ = plans._predict(parts, replace(ahead, widest=ahead.largest), kept=False)
+    whole, *_ = plans._predict(parts, ahead, kept=False)
+    without, *_ = plans._predict(parts, replace(ahead, widest=ahead.largest), kept=False)
     assert whole.activations > without.activations
     assert ladder._live_bytes(parts, {}, kept=False) == whole.peak, "a rung counts it, too"
     seen: list[int] = []
@@ -249,4 +251,34 @@ def test_a_run_on_the_cpu_asks_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_time_of_the_training_is_called_that(project: Project) -> None:
     line = next(x for x in plans.plan_parts(parts_of(project, "sft")).to_text().splitlines() if x.startswith("time "))
-    assert re.search(r"training \d+ s–\d+ s \(.*evaluation, during it and at the end, comes on top\)", line)
+    assert re.search(r"training \d+ s–\d+ s \+ \d+ evaluations on validation \d+ s–\d+ s \(estimated", line)
+
+
+@pytest.mark.parametrize("measure", [False, True])
+def test_evaluations_during_training_are_counted_and_their_time_beside_its(project: Project, measure: bool) -> None:
+    often, seldom = (
+        plans.plan_parts(replace(parts_of(project, "sft"), every_steps=every), measure=measure) for every in (2, 100)
+    )
+    assert (often.steps, often.validations, seldom.validations) == (12, 6, 1)
+    assert often.validation_seconds > 0
+    if not measure:  # the same prediction for one, so many times
+        assert often.validation_seconds == pytest.approx(6 * seldom.validation_seconds, rel=0.5)
+    assert "+ one evaluation on validation" in seldom.to_text()
+
+
+def test_where_no_row_is_held_out_for_validation_none_is_promised(project: Project) -> None:
+    parts = parts_of(project, "sft")
+    found = plans.plan_parts(replace(parts, validation=Feed([], np.array([], dtype=np.int64), None, 0)))
+    assert (found.validations, found.validation_seconds) == (0, 0)
+    assert "on validation" not in found.to_text()
+
+
+def test_the_plan_says_what_the_evaluation_at_the_end_has_to_do(project: Project) -> None:
+    writer = plans.plan_parts(parts_of(project, "sft"))
+    assert writer.tested_rows == writer.rows["test"] == writer.written_rows > 0
+    said = f"{writer.tested_rows} held-out rows; {writer.written_rows} answers of up to 128 tokens are written by each"
+    assert said in writer.to_text()
+    parts = parts_of(project, "sft")
+    few = parts.recipe.model_copy(update={"evaluation": Evaluation(max_examples=2)})
+    assert plans.plan_parts(replace(parts, recipe=few)).written_rows == 2
+    assert plans.plan_parts(parts_of(project, "classify")).written_rows == 0, "a head answers without writing"

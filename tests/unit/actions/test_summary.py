@@ -33,7 +33,7 @@ def steps(
             examples=2, seconds=seconds, tokens_per_second=10.0,
         )  # fmt: skip
         if step in (evaluations or {}):
-            run.event("evaluation", step=step, best=False, loss=(evaluations or {})[step])
+            run.event("evaluation", step=step, best=False, seconds=0.5, loss=(evaluations or {})[step])
 
 
 def choose(run: Run, step: int, by: str = "loss") -> None:
@@ -81,7 +81,8 @@ def test_steps_that_a_kill_lost_and_a_resume_took_again_count_once(run: Run) -> 
     assert (found.steps, found.examples, found.tokens, found.supervised_tokens) == (7, 14, 70, 35)
     assert found.seconds == 4 * 5.0 + 3 * 1.0
     assert [point["step"] for point in found.curve] == [1, 2, 3, 4, 5, 6, 7]
-    assert [point["step"] for point in found.validation_curve] == [4]
+    assert found.validation_curve == [{"step": 4, "loss": 0.5}]
+    assert (found.actual["seconds"], found.actual["validation_seconds"]) == (found.seconds, 0.5)
 
 
 def test_the_measured_checkpoint_is_named_whatever_was_chosen(run: Run) -> None:
