@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,10 @@ from metier.cli import watch
 from metier.cli.flags import Json
 from metier.cli.progress import counting
 from metier.cli.show import Show, style
-from metier.core.errors import MachineError
+from metier.core.errors import ConfigError, MachineError
+
+if TYPE_CHECKING:
+    from metier.core.project import Project
 
 
 def init(
@@ -25,32 +28,68 @@ def init(
         str | None, typer.Option(help="Name of the specialist; default: the folder's or the file's.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="What it will do; default: what the rows look like.")] = None,
-    model: Annotated[str, typer.Option(help="Base model: a directory, a hub id, or metier/nano.")] = "metier/nano",
+    model: Annotated[
+        str | None, typer.Option(help="Base model: a directory, a hub id, or metier/nano (the default).")
+    ] = None,
+    origin: Annotated[
+        tuple[str, Path] | None,
+        typer.Option(
+            "--from",
+            metavar="TOOL FILE",
+            help="Another tool's settings: axolotl, llamafactory, openai or trl, and its file.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Make a project, and from a data file its first recipe.
+    """Make a project and its first recipe.
 
-    The recipe is commented; its format, task and method follow from what the rows look like. Nothing is asked when a
-    flag is given.
+    The recipe is commented. From a data file, its format, task and method follow from what the rows look like. From
+    another tool's settings, it trains as they say, that tool's defaults included; what cannot be said here stands in
+    its head, and why. Nothing is asked when a flag is given.
     """
     from metier.actions import recipes as actions
     from metier.core.project import Project
 
     show = Show(json)
-    asked = data is None and name is None and task is None and not json and sys.stdin.isatty()
+    if origin and (data or task):
+        flag = "--data" if data else "--task"
+        raise ConfigError(207, f"`--from` and `{flag}` exclude each other", fix="the settings say both: leave it out")
+    asked = data is None and name is None and task is None and origin is None and not json and sys.stdin.isatty()
     if asked:
         answer = typer.prompt("Data file (empty: none yet)", default="", show_default=False, err=True)
         data = Path(answer).expanduser() if answer else None
     project = Project.create(folder.resolve(), name or folder.resolve().name)
     value: dict[str, object] = {"project": str(project.root)}
+    if origin is not None:
+        _carry_over(project, origin, name, model, value, show)
+        return
     if data is None:
         show.result(value, project.shown(project.root))
         show.next("metier init --data FILE", "metier demo")
         return
-    first = actions.first_recipe(project, data.resolve(), name=name, task=task, model=model)
+    first = actions.first_recipe(project, data.resolve(), name=name, task=task, model=model or "metier/nano")
     show.say(f"format {first.format}: {first.reason}")
     shown = project.shown(first.path)
     show.result({**value, "recipe": str(first.path), "format": first.format, "task": first.task}, shown)
+    show.next(f"metier data preview {shown}", f"metier plan {shown}", f"metier train {shown}")
+
+
+def _carry_over(
+    project: Project,
+    origin: tuple[str, Path],
+    name: str | None,
+    model: str | None,
+    value: dict[str, object],
+    show: Show,
+) -> None:
+    """Write the recipe that another tool's settings say, and say what is not in it."""
+    from metier.actions.origin import carry_over
+
+    made = carry_over(project, *origin, name=name, model=model)
+    for key, why in made.left.items():
+        show.say(f"not carried over: {key}: {why}")
+    shown = project.shown(made.path)
+    show.result({**value, "recipe": str(made.path), "from": made.tool, "left": made.left}, shown)
     show.next(f"metier data preview {shown}", f"metier plan {shown}", f"metier train {shown}")
 
 
