@@ -8,6 +8,7 @@ since its words are not in the list. Another detector (a model, Presidio) joins 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -32,6 +33,8 @@ _SMALL = re.compile(r"[a-z]{3,}")
 _CUE = re.compile(r"[Nn]ame|[Cc]alled|call (?:me|him|her|them)|known as|goes by")
 _IN_ADDRESSES = ("ZIP", "OTHER_ID", "ACCOUNT", "LICENSE", "MRN", "HEALTH_PLAN", "VEHICLE", "DEVICE")
 """Finds that may be a part of an address: a postal code, or a number that a far cue explained wrongly."""
+_NO_CAPITALS = {ord(letter): None for letter in string.ascii_uppercase}
+_NO_SMALL = {ord(letter): None for letter in string.ascii_lowercase}
 _CAPITALS_SHARE, _ALL_CAPITALS = 0.01, 0.85
 
 
@@ -57,7 +60,7 @@ def detect(text: str, profile: str = "gdpr", *, extra: Iterable[Detector] = ()) 
     wanted = kinds_of(profile)
     found = [*rules(text)]
     for detector in extra:
-        found += [span for span in detector.find(text) if span.kind in KINDS]
+        found += [span for span in detector.find(text) if span.kind in KINDS and 0 <= span.start < span.end]
     return [
         span for span in merge(found, PRIORITY) if span.kind in wanted and not text[span.start : span.end].isspace()
     ]
@@ -154,6 +157,11 @@ def _worth_reading(text: str) -> list[tuple[int, int]]:
 
 def _caseless(text: str) -> bool:
     """Return whether letters carry no case here: hardly a capital, or hardly anything else."""
-    capitals = sum(map(str.isupper, text))
-    letters = sum(map(str.isalpha, text))
+    if text.isascii():
+        small = text.translate(_NO_CAPITALS)
+        capitals = len(text) - len(small)
+        letters = capitals + len(small) - len(small.translate(_NO_SMALL))
+    else:
+        capitals = sum(map(str.isupper, text))
+        letters = sum(map(str.isalpha, text))
     return capitals <= letters * _CAPITALS_SHARE or capitals >= letters * _ALL_CAPITALS

@@ -313,8 +313,8 @@ def _document(item: Mapping[str, Any]) -> Document:
         kind = str(one.get("entity_type") or one.get("label") or one.get("kind"))
         start = int(one["start_position"] if "start_position" in one else one["start"])
         end = int(one["end_position"] if "end_position" in one else one["end"])
-        if end > len(text):
-            raise ValueError("a label ends behind the text")
+        if start < 0 or end > len(text):
+            raise ValueError("a label lies outside the text")
         if end > start:
             labels.append(Span(start, end, kind))
     template = item.get("template_id", item.get("template"))
@@ -332,7 +332,7 @@ def _counted(document: Document) -> list[tuple[str, str, list[int]]]:
     """Return (line, group, places of its letters and digits) of each label that recall counts."""
     text = document.text
     joined: list[Span] = []
-    for label in (replace(one, kind=known_label(one.kind)) for one in document.labels):
+    for label in (one._replace(kind=known_label(one.kind)) for one in document.labels):
         before = joined[-1] if joined else None
         if before and before.kind == label.kind == "ADDRESS" and _EMPTY.match(text[before.end : label.start]):
             joined[-1] = Span(before.start, label.end, "ADDRESS")

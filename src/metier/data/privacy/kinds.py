@@ -6,6 +6,7 @@ Sources: 45 CFR 164.514(b)(2)(i) for the eighteen identifiers of Safe Harbor; ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 Group = Literal["name", "place", "date", "contact", "number"]
@@ -110,6 +111,7 @@ GDPR: tuple[Identifier, ...] = (
 PROFILES: dict[str, tuple[Identifier, ...]] = {"hipaa-safe-harbor": SAFE_HARBOR, "gdpr": GDPR}
 
 
+@cache
 def kinds_of(profile: str) -> frozenset[str]:
     """Return the kinds that a profile removes.
 

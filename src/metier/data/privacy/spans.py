@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Span:
-    """The half-open range `text[start:end]` and the kind of identifier it holds (a key of `kinds.KINDS`)."""
+class Span(NamedTuple):
+    """The half-open range `text[start:end]`, never empty, and the kind of identifier it holds (a key of `kinds.KINDS`).
+
+    A tuple, since many are made and sorted per text.
+    """
 
     start: int
     end: int
     kind: str
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end:
-            raise ValueError(f"a span must hold at least one character, not {self.start}:{self.end}")
 
 
 def merge(spans: Iterable[Span], priority: Mapping[str, int]) -> list[Span]:
@@ -30,15 +28,22 @@ def merge(spans: Iterable[Span], priority: Mapping[str, int]) -> list[Span]:
         spans: finds of all detectors.
         priority: kind → rank; a kind that is not listed has rank 0.
     """
+    ordered = sorted(spans)
+    if len(ordered) < 2:
+        return ordered
     kept: list[Span] = []
     cluster: list[Span] = []
-    end = -1
-    for span in sorted(spans):
-        if span.start >= end:
-            kept += _resolved(cluster, priority)
-            cluster = []
-        cluster.append(span)
-        end = max(end, span.end)
+    reached = -1
+    for span in ordered:
+        start, end, _ = span
+        if start >= reached:
+            kept += cluster if len(cluster) < 2 else _resolved(cluster, priority)
+            cluster = [span]
+            reached = end
+        else:
+            cluster.append(span)
+            if end > reached:
+                reached = end
     return kept + _resolved(cluster, priority)
 
 

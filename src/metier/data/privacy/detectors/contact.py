@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
+from metier.data.privacy.detectors.cue import each
 from metier.data.privacy.spans import Span
 
 _LOCAL = re.compile(r"[\w.+%!#$&'*/=?^{}~-]{1,64}")  # on the reversed text before the @
@@ -67,7 +68,7 @@ def find(text: str) -> Iterator[Span]:
     if num_dots:
         yield from _urls(text)
     if num_dots >= 3:
-        for found in _IPV4.finditer(text):
+        for found in each(_IPV4, text):
             yield Span(*found.span(), "IP")
     num_colons = text.count(":")
     if num_colons >= 2:

@@ -73,18 +73,44 @@ _PATTERN = re.compile(
     r"(?![^\W\d_])[\s.:#=\-–/()'’\"*]{0,6}){0,6}$)",
     re.IGNORECASE,
 )
+_RUN = re.compile(r"\d+")
+_DIGIT = re.compile(r"\d")
 _DIGITS = re.compile(r"\d[A-Za-z0-9]*")
 _HEAD_CHARACTERS = 12
 
 
-def starts_of_numbers(text: str) -> Iterator[int]:
-    """Yield where each word with a digit starts, letters and hyphens in front of the digit included."""
+@lru_cache(maxsize=4)  # several detectors ask for the same text
+def starts_of_numbers(text: str) -> tuple[int, ...]:
+    """Return where each word with a digit starts, letters and hyphens in front of the digit included."""
+    starts = []
     for found in _DIGITS.finditer(text):
         start = found.start()
         first = max(0, start - _HEAD_CHARACTERS)
         while start > first and (text[start - 1].isalnum() or text[start - 1] == "-"):
             start -= 1
-        yield start
+        starts.append(start)
+    return tuple(starts)
+
+
+def each(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """Yield what `finditer` would of a pattern that begins with a digit behind no word character, tried there alone."""
+    reached = 0
+    for start in runs_of_digits(text):
+        if start >= reached and (found := pattern.match(text, start)):
+            reached = found.end()
+            yield found
+
+
+@lru_cache(maxsize=4)
+def runs_of_digits(text: str) -> tuple[int, ...]:
+    """Return where runs of digits start."""
+    return tuple([found.start() for found in _RUN.finditer(text)])
+
+
+@lru_cache(maxsize=4)
+def num_digits(text: str) -> int:
+    """Return how many digits a text has: most kinds of numbers need more than most texts hold."""
+    return len(_DIGIT.findall(text))
 
 
 _LETTERS = re.compile(r"[^\W\d_]/?[^\W\d_]|#")

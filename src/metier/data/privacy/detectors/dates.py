@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from metier.data.privacy.detectors.cue import each
 from metier.data.privacy.spans import Span
 
 _MONTHS = (
@@ -84,9 +85,9 @@ def find(text: str, *, digits: bool = True) -> Iterator[Span]:
     words = set(_WORD.findall(text.lower())) if digits or any(map(text.__contains__, _TELLING)) else frozenset()
     months = not words.isdisjoint(_MONTH_NAMES)
     if digits:
-        for found in _NUMERIC.finditer(text):
+        for found in each(_NUMERIC, text):
             yield Span(_with_weekday(text, found.start()), found.end(), "DATE")
-        for found in _SHORT.finditer(text) if "/" in text or "-" in text else ():
+        for found in each(_SHORT, text) if "/" in text or "-" in text else ():
             if _SHORT_CUE.search(text, max(0, found.start() - 24), found.start()):
                 yield Span(*found.span(), "DATE")
         if months:

@@ -10,13 +10,15 @@ import re
 from collections.abc import Iterator
 
 from metier.data.privacy.detectors.checksums import luhn, mod97
-from metier.data.privacy.detectors.cue import cue_of
+from metier.data.privacy.detectors.cue import cue_of, each, num_digits, runs_of_digits
 from metier.data.privacy.spans import Span
 
 _CARD = re.compile(
     r"(?<![\w.])(?<!\d[ -])(?:\d{4}([ -]{1,2}|[.])\d{4}\1\d{4}\1\d{1,7}(?:\1\d{3})?|\d{4}([ -])\d{6}\2\d{4,5}"
     r"|\d{12,19})(?!\w)(?![ -]\d)"
 )
+CARD_DIGITS, SSN_DIGITS, IBAN_DIGITS = 12, 9, 6
+"""A text with fewer digits than that holds none."""
 _IBAN_HEAD = re.compile(r"\d{2}(?=[ -]?[A-Za-z0-9])")
 _IBAN_NEXT = re.compile(r"[ -]?([A-Za-z0-9])")
 _SSN = re.compile(r"(?<![\w.-])(?<!\d )\d{3}([- .–])\d{2}\1\d{4}(?![\w-])(?! \d)")
@@ -37,25 +39,32 @@ IBAN_LENGTHS = {
 
 def find(text: str) -> Iterator[Span]:
     """Yield cards, IBANs and social security numbers."""
-    for found in _CARD.finditer(text):
-        digits = re.sub(r"\D", "", found[0])
-        valid = digits[0] != "0" and luhn(digits)
+    digits = num_digits(text)
+    if digits >= IBAN_DIGITS:
+        yield from _ibans(text)
+    if digits < SSN_DIGITS:
+        return
+    for found in each(_CARD, text) if digits >= CARD_DIGITS else ():
+        number = re.sub(r"\D", "", found[0])
+        valid = number[0] != "0" and luhn(number)
         cue = cue_of(text, found.start())
-        if cue == "CARD" or (valid and cue != "DEVICE" and (len(digits) >= 15 or digits[0] == "4")):
+        if cue == "CARD" or (valid and cue != "DEVICE" and (len(number) >= 15 or number[0] == "4")):
             yield Span(*found.span(), "CARD")
-    yield from _ibans(text)
-    for found in _SSN.finditer(text):
+    for found in each(_SSN, text):
         if not (found[0][0] == "9" and found[1] == "-" and found[0][4] >= "5"):  # else an ITIN (national.py)
             yield Span(*found.span(), "SSN")
-    for found in _NINE.finditer(text):
+    for found in each(_NINE, text):
         if cue_of(text, found.start()) == "SSN":
             yield Span(*found.span(), "SSN")
 
 
 def _ibans(text: str) -> Iterator[Span]:
-    for digits in _IBAN_HEAD.finditer(text):
-        start = digits.start() - (3 if text[digits.start() - 1 : digits.start()] in (" ", "-") else 2)
+    for at in runs_of_digits(text):
+        start = at - (3 if text[at - 1 : at] in (" ", "-") else 2)
         if start < 0 or not text[start : start + 2].isalpha() or text[max(0, start - 1) : start].isalnum():
+            continue
+        digits = _IBAN_HEAD.match(text, at)
+        if digits is None:
             continue
         country = text[start : start + 2].upper()
         length = IBAN_LENGTHS.get(country)

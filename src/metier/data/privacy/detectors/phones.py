@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from metier.data.privacy.detectors.cue import cue_of
+from metier.data.privacy.detectors.cue import cue_of, num_digits
 from metier.data.privacy.spans import Span
 
+FEWEST_DIGITS = 6
 _CANDIDATE = re.compile(
     r"(?<![\w/+$€£#-])(?<!\d[ .,])(?<![$€£]\.)(?:\+\s?|\()?\d(?:[\d]|[ .()/–-]{1,2}(?=[\d(])|\)\s{0,2}(?=\d)|\)[-./]"
     r"(?=\d)){4,24}(?!\w(?<!x)|x(?!\d))"
@@ -40,7 +41,7 @@ _AMOUNT_BEFORE = re.compile(r"[$€£]\s?$|(?:usd|eur)\s?$", re.IGNORECASE)
 
 def find(text: str) -> Iterator[Span]:
     """Yield telephone and fax numbers with their extensions."""
-    for found in _CANDIDATE.finditer(text):
+    for found in _CANDIDATE.finditer(text) if num_digits(text) >= FEWEST_DIGITS else ():
         start, value = found.start(), found[0]
         end = found.end()
         if value.count("(") > value.count(")"):  # an open bracket belongs to the sentence
@@ -59,24 +60,20 @@ def find(text: str) -> Iterator[Span]:
 
 
 def _kind(text: str, start: int, end: int, value: str) -> str:
-    num_digits = sum(map(str.isdigit, value))
+    digits = sum(map(str.isdigit, value))
     if (
-        not 6 <= num_digits <= 16
+        not FEWEST_DIGITS <= digits <= 16
         or _AMOUNT_BEHIND.match(text, end)
         or _AMOUNT_BEFORE.search(text, max(0, start - 5), start)
     ):
         return ""
     alone = not _in_a_row(text, start, end)
     strong = (
-        (
-            bool(_INTERNATIONAL.match(value))
-            and num_digits >= (8 if value[0] == "+" else 10)
-            and (value[0] == "+" or alone)
-        )
+        (bool(_INTERNATIONAL.match(value)) and digits >= (8 if value[0] == "+" else 10) and (value[0] == "+" or alone))
         or (alone and bool(_NORTH_AMERICA.match(value) or _LOOSE_NORTH_AMERICA.match(value)))
-        or (alone and num_digits >= 7 and bool(_BRACKETED.match(value)) and not _in_table(text, start, end))
-        or (alone and 7 <= num_digits <= 12 and _grouped(text, start, end, value))
-        or (alone and 8 <= num_digits <= 12 and bool(_TRUNK.match(value)) and not _DATE_LIKE.match(value))
+        or (alone and digits >= 7 and bool(_BRACKETED.match(value)) and not _in_table(text, start, end))
+        or (alone and 7 <= digits <= 12 and _grouped(text, start, end, value))
+        or (alone and 8 <= digits <= 12 and bool(_TRUNK.match(value)) and not _DATE_LIKE.match(value))
     )
     cue = cue_of(text, start)
     extension = _EXTENSION.match(text, end)
@@ -85,7 +82,7 @@ def _kind(text: str, start: int, end: int, value: str) -> str:
     if cue == "FAX":
         return "FAX"
     if cue == "PHONE":
-        return "" if _DATE_LIKE.match(value) and num_digits < 9 else "PHONE"
+        return "" if _DATE_LIKE.match(value) and digits < 9 else "PHONE"
     return "PHONE" if strong and (not cue or value[0] in "+(") else ""
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 from metier.data.privacy import lexicon as lex
+from metier.data.privacy.detectors.cue import each
 from metier.data.privacy.spans import Span
 from metier.data.privacy.tokens import Tokens
 
@@ -82,7 +83,7 @@ def find(tokens: Tokens, classes: str) -> Iterator[Span]:
 
 def find_codes(text: str) -> Iterator[Span]:
     """Yield postal codes that their form or a cue gives away."""
-    for found in _ZIP_PLUS.finditer(text):
+    for found in each(_ZIP_PLUS, text):
         yield Span(*found.span(), "ZIP")
     for found in _POSTCODE.finditer(text):
         yield Span(*found.span(), "ZIP")
