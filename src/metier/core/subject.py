@@ -11,26 +11,22 @@ A column is a subject column in the files whose source names it: `id` may number
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from metier.core.fragments import Matcher, fragments
+from metier.core.fragments import Matcher
 from metier.core.needles import Needle, composed, unescaped, written
+from metier.core.values import canonical, cells, row_digest, structure, told
 
 ERASED = "(erased)"
 MIN_KEY, MIN_DIGITS = 6, 9
 _DENSE = 0x2E80
 """From here on in Unicode a character says as much as two letters: Han, Kana, Hangul."""
-_WHOLE = re.compile(r"(-?\d+)\.0+")
-"""A whole number as a table with gaps writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +142,12 @@ class Subject:
     def in_raw(self, raw: bytes, columns: frozenset[str] | None = None) -> bool:
         """Whether a record that is no row (quarantine) may be the person's: by a field, a name, a text."""
         text = raw.decode("utf-8", "replace")
-        value = _structure(text)
+        value = structure(text)
         if value is not None:
             return self.in_row(value, columns) or self.seen(raw, columns)
         asked = self.columns if columns is None else columns
-        cells = {canonical(cell) for d in ",;\t|" for line in _cells(text, d) for cell in line} if asked else set()
-        return self._key in cells or self.seen(raw, columns) or row_digest(text) in self.rows
+        values = {canonical(cell) for d in ",;\t|" for line in cells(text, d) for cell in line} if asked else set()
+        return self._key in values or self.seen(raw, columns) or row_digest(text) in self.rows
 
     def names(self, value: Any) -> bool:
         """Whether a text or number of JSON data holds the key (where it says enough) or one of the further texts."""
@@ -262,7 +258,7 @@ class Subject:
         return cls(str(value["key"]), **sets)
 
 
-# ───────────────────────────────────────────────────────────────────────────── rows and texts
+# ───────────────────────────────────────────────────────────────────────────── texts and places
 
 
 def says_enough(text: str) -> bool:
@@ -271,69 +267,10 @@ def says_enough(text: str) -> bool:
     return sum(1 + (ord(c) >= _DENSE) for c in text) >= (MIN_DIGITS if text.isdigit() else MIN_KEY)
 
 
-def strings(value: Any) -> Iterator[str]:
-    """Yield every text in JSON data, in order; names of keys are none."""
-    return (part for part in _parts(value) if isinstance(part, str))
-
-
-def told(value: Any) -> Iterator[str]:
-    """Yield every text and every whole number in JSON data, in order: a key may be written as either."""
-    for part in _parts(value):
-        if isinstance(part, str):
-            yield part
-        elif isinstance(part, int) and not isinstance(part, bool):
-            yield str(part)
-        elif isinstance(part, float) and math.isfinite(part) and part.is_integer():
-            yield str(int(part))
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        for part in value.values():
-            yield from _parts(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _parts(part)
-    else:
-        yield value
-
-
 def names_of(place: Any) -> tuple[str, ...]:
     """Return the names that the file of a row may have: `rows.csv:12` is in rows.csv, a text is a file of its own."""
     text = str(place or "")
     return (text, text.rpartition(":")[0]) if text else ()
-
-
-def canonical(text: str) -> str:
-    """Return the value of a column in the one form in which keys are compared."""
-    text = composed(text)
-    whole = _WHOLE.fullmatch(text)
-    return whole[1] if whole else text
-
-
-def row_digest(row: Any) -> str:
-    """Return a digest of a row's texts, in order, whatever their columns are called."""
-    return hashlib.blake2b("\x1e".join(strings(row)).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
-
-
-def _json(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False)[1:-1].encode()
-
-
-def _structure(text: str) -> Any:
-    """Return the object or list that a text is in JSON, None for any other."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict | list) else None
-
-
-def _cells(text: str, delimiter: str) -> Iterator[list[str]]:
-    try:
-        yield from csv.reader(text.splitlines(), delimiter=delimiter)
-    except csv.Error:
-        return
 
 
 def relative(file: Path, root: Path) -> str:
@@ -341,18 +278,5 @@ def relative(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
 
 
-__all__ = [
-    "ERASED",
-    "Matcher",
-    "Store",
-    "Subject",
-    "Trace",
-    "canonical",
-    "fragments",
-    "names_of",
-    "relative",
-    "row_digest",
-    "says_enough",
-    "strings",
-    "told",
-]
+def _json(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False)[1:-1].encode()

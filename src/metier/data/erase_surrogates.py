@@ -10,8 +10,9 @@ from typing import Any
 from unicodedata import normalize
 
 from metier.core.project import Project, read_json
-from metier.core.subject import Subject, canonical
+from metier.core.subject import Subject
 from metier.core.types import SPLITS
+from metier.core.values import canonical
 from metier.data.privacy import vault
 from metier.data.privacy.columns import blurred_columns
 from metier.data.privacy.reversal import replaced_columns

@@ -6,14 +6,16 @@ The same function fills the template for training, evaluation and serving, so th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from metier.core.errors import ConfigError, RowError
 from metier.core.recipe import Prompt
-from metier.core.types import Conversation, Example, Labelled, Message, Text, identify
+from metier.core.types import Conversation, Example, Labelled, Message, Text, content_of, identify
+from metier.data.content import texts_in
 from metier.data.rows import is_binary, no_text
 
 DEFAULT_USER = "{text}"
@@ -102,6 +104,34 @@ def _fixed_parts(template: str) -> tuple[str, ...]:
         end = match.end()
     parts[-1] += template[end:]
     return tuple(parts) if len(parts) > 1 else (parts[0], "")
+
+
+def own_texts(example: Example, template: str, system: str) -> Iterator[str]:
+    """Yield every text of an example's content but what the recipe says in every row, as `texts_in` yields all of them.
+
+    Left out are the recipe's system message, and the fixed parts of the template in what the user is made to say: of
+    that, the columns' values come one by one.
+
+    Args:
+        template: `data.prompt.user`, empty for none.
+        system: `data.prompt.system`, empty for none.
+    """
+    for name, part in content_of(example).items():
+        if name in ("messages", "prompt", "chosen", "rejected", "completion"):
+            for message in part:
+                yield from _own(message, template, system)
+        else:
+            yield from texts_in({name: part})
+
+
+def _own(message: dict[str, Any], template: str, system: str) -> Iterator[str]:
+    said: Any = message.get("content")
+    if system and message["role"] == "system" and said == system:
+        return
+    spans = fixed_spans(template, said) if template and message["role"] == "user" and isinstance(said, str) else None
+    if spans is not None:
+        message = {**message, "content": [said[end:start] for (_, end), (start, _) in pairwise(spans)]}
+    yield from texts_in(message)
 
 
 def written(value: Any) -> str:

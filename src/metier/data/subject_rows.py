@@ -17,8 +17,9 @@ from typing import Any
 from metier.core.errors import ConfigError, DataError, MachineError
 from metier.core.project import Project, read_json
 from metier.core.recipe import Recipe, Source
-from metier.core.subject import Subject, names_of, relative, row_digest, strings
+from metier.core.subject import Subject, names_of, relative
 from metier.core.types import SPLITS, from_json
+from metier.core.values import row_digest, strings
 from metier.data.privacy import vault
 from metier.data.privacy.columns import blurred_columns
 from metier.data.privacy.reversal import Reversal

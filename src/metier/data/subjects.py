@@ -21,9 +21,11 @@ from itertools import islice
 
 import numpy as np
 
+from metier.core.fragments import Matcher, fragments
 from metier.core.project import Project
 from metier.core.recipe import Source
-from metier.core.subject import Matcher, Subject, fragments, strings
+from metier.core.subject import Subject
+from metier.core.values import strings
 from metier.data.similar import liken, normalise, words_of
 from metier.data.subject_rows import Found, Progress, Rows, manifests, texts_of
 

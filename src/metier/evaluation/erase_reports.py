@@ -14,7 +14,8 @@ from metier.core import refs
 from metier.core.errors import ConfigError
 from metier.core.project import Project, read_json, write_bytes
 from metier.core.run import Run
-from metier.core.subject import Subject, Trace, canonical, relative
+from metier.core.subject import Subject, Trace, relative
+from metier.core.values import canonical
 from metier.data.subject_rows import Scope, scope_of
 from metier.evaluation import card, report
 from metier.evaluation.result import Report

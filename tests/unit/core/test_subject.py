@@ -10,8 +10,10 @@ from unicodedata import normalize
 
 import pytest
 
+from metier.core.fragments import Matcher, fragments
 from metier.core.scan import scan
-from metier.core.subject import ERASED, Matcher, Subject, fragments, row_digest, says_enough
+from metier.core.subject import ERASED, Subject, says_enough
+from metier.core.values import row_digest
 
 TEXT = "the patient came with a terrible pain in her left elbow after a fall from the ladder"
 ANNA = Subject(

@@ -15,7 +15,8 @@ from erasing import WORDS, Person, interrupted, people, project_with
 from metier.core.errors import DataError
 from metier.core.project import Project, read_json, write_json
 from metier.core.recipe import Recipe, Source
-from metier.core.subject import Subject, row_digest
+from metier.core.subject import Subject
+from metier.core.values import row_digest
 from metier.data import review, subject_rows, subjects
 from metier.data.dataset import build
 from metier.data.erase_caches import TokenCacheStore

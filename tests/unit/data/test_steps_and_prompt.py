@@ -1,4 +1,4 @@
-"""What the recipe says in every row (`data.prompt`): no step changes it, none takes rows for alike because of it."""
+"""What the recipe says in every row (`data.prompt`): no step changes it, compares rows by it or measures them by it."""
 
 from __future__ import annotations
 
@@ -221,6 +221,63 @@ def test_rows_do_not_overlap_because_the_recipe_says_the_same_in_all_of_them() -
     recipe = Recipe.build({"name": "x", "data": {"prompt": {"system": ENGLISH, "user": FIXED + "{text}"}}})
     result = run_step(step, rows, around=Around.of(recipe, held_out={"test": held_out}))
     assert result.origins == [0, 1] and result.note.startswith("1 of 3 training rows dropped; 1 × near duplicate")
+
+
+# ───────────────────────────────────────────────────────────────────────────── what is measured
+
+
+def problem(text: str) -> Example:
+    return identify(Problem(prompt=(Message("user", text),), item={"answer": "4"}))
+
+
+def dropped(step: dict[str, Any], rows: list[Example], **said: str) -> list[str]:
+    """Return why each row is dropped, given what the recipe says; `` where it stays."""
+    result = run_step(Kind.model_validate(step), rows, around=around(**said))
+    reasons = dict(result.dropped)
+    return [reasons.get(row.id, "") for row in rows]
+
+
+def test_a_row_is_as_long_as_what_it_says_itself(project: Project) -> None:
+    said = ("card lost", "late refund", "the app is slow since the last update")
+    rows = [{"dialogue": word, "note": "Yes."} for word in said]
+    length = {"kind": "filter_length", "min_characters": 14, "max_characters": 40}
+    version = made(project, rows, [length], system=ENGLISH, user=FIXED + "{dialogue}\n{{Answer}}:")
+    assert version.manifest["steps"][0]["dropped"] == {"too short": 1, "too long": 1}
+    length["max_characters"] = 41
+    version = made(project, rows, [length], system=ENGLISH, user=FIXED + "{dialogue}\n{{Answer}}:")
+    assert version.manifest["steps"][0]["note"] == "1 too short, 0 too long"
+
+
+def test_of_a_template_with_two_columns_both_count_and_a_message_that_it_did_not_make_counts_whole() -> None:
+    user = "From {name}:\n{text}\nIn short?"
+    rows: list[Example] = [asked("From Ann:\n1234\nIn short?", "567"), asked("From Ann: 1234", "")]
+    for least, kept in ((10, ["", ""]), (11, ["too short", ""]), (15, ["too short", "too short"])):
+        assert dropped({"kind": "filter_length", "min_characters": least}, rows, user=user) == kept
+
+
+def test_a_system_message_counts_where_it_is_the_rows_own() -> None:
+    row = identify(Conversation(messages=(Message("system", "Be brief."), Message("user", "And?"))))
+    step = {"kind": "filter_length", "min_characters": 5}
+    assert dropped(step, [row], system="Be brief.") == ["too short"]
+    assert dropped(step, [row], system="Be kind.") == [""]
+
+
+def test_a_long_prompt_hides_no_symbols_and_no_boilerplate() -> None:
+    front = f"{FIXED}Be polite. Be short. Be kind. "
+    said = ("=-" * 20, "Wait. Read our privacy policy.", "Why?")
+    rows: list[Example] = [problem(front + text) for text in said]
+    assert dropped({"kind": "filter_quality"}, rows, user=front + "{text}") == ["symbols", "boilerplate", ""]
+    assert dropped({"kind": "filter_quality"}, rows, user="Something else: {text}") == ["", "", ""]
+
+
+def test_repetition_is_the_rows_and_not_the_templates() -> None:
+    words = " ".join(f"word{n}" for n in range(100))
+    twice = "Answer in one word, and in one word alone. " * 3
+    again = "no no no no no " * 5
+    assert dropped({"kind": "filter_quality"}, [problem(words + again)], user=words + "{text}") == ["repeated words"]
+    assert dropped({"kind": "filter_quality"}, [problem(words + again)]) == [""]
+    assert dropped({"kind": "filter_quality"}, [problem(twice + "Why?")], user=twice + "{text}") == [""]
+    assert dropped({"kind": "filter_quality"}, [problem(twice + "Why?")]) == ["repeated words"]
 
 
 # ───────────────────────────────────────────────────────────────────────────── languages

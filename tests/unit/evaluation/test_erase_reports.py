@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from erasing import people, report_of
+from metier.core.fragments import fragments
 from metier.core.project import Project, read_json
 from metier.core.run import Run
-from metier.core.subject import Subject, fragments
+from metier.core.subject import Subject
 from metier.core.types import Labelled, identify
 from metier.evaluation import card, report
 from metier.evaluation.erase_reports import PredictionStore, ReportStore, warn

@@ -268,8 +268,6 @@ def map_text(
         )
     if changed == example:
         return example
-    if changed == example:
-        return example
     identified: Example = identify(changed)
     return identified
 

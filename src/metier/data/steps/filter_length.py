@@ -1,4 +1,4 @@
-"""Drop rows that are too short or too long, by the characters of their content.
+"""Drop rows that are too short or too long, by the characters of their own content: the recipe's prompt is not counted.
 
 Characters, not tokens: the step knows no tokenizer. `training.max_length` cuts by tokens and counts what it cuts.
 """
@@ -11,19 +11,27 @@ from pydantic import Field, model_validator
 
 from metier.core.catalog import Options as BaseOptions
 from metier.core.types import Text
-from metier.data.content import num_characters
+from metier.data.prompt import own_texts
 from metier.data.spool import Examples, chosen
-from metier.data.steps import StepResult
+from metier.data.steps import ALONE, Around, StepResult
 
 summary = "Drop rows with fewer or more characters than given"
 FILTERS = True
 
 
 class Options(BaseOptions):
-    """The bounds, both included. At least one is needed."""
+    """The bounds, both included, without what `data.prompt` says in every row. At least one is needed."""
 
-    min_characters: int | None = Field(None, description="Shortest content that stays, in characters.", ge=1)
-    max_characters: int | None = Field(None, description="Longest content that stays, in characters.", ge=1)
+    min_characters: int | None = Field(
+        None,
+        description="Shortest content that stays, in characters, without what `data.prompt` says in every row.",
+        ge=1,
+    )
+    max_characters: int | None = Field(
+        None,
+        description="Longest content that stays, in characters, without what `data.prompt` says in every row.",
+        ge=1,
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> Options:
@@ -42,13 +50,13 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-def run(examples: Examples, options: Options) -> StepResult:
+def run(examples: Examples, options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples within the bounds."""
     low, high = options.min_characters or 0, options.max_characters
     origins: list[int] = []
     dropped: list[tuple[str, str]] = []
     for index, example in enumerate(examples):
-        length = num_characters(example)
+        length = sum(map(len, own_texts(example, around.template, around.system)))
         if length < low:
             dropped.append((example.id, "too short"))
         elif high is not None and length > high:

@@ -3,8 +3,8 @@
 The signs are those by which web text is filtered (MassiveText's repetition and symbol rules in Rae et al., 2021,
 appendix A; C4's boilerplate and end-of-sentence rules in Raffel et al., 2020, section 2.2), applied to rows: the
 thresholds are milder, since a row is shorter than a page. Rules on repetition, ends and refusals look at what the
-assistant says (of a preference, at the chosen reply), where somebody answers; all others at the whole row. null
-switches a rule off. Phrases are English.
+assistant says (of a preference, at the chosen reply), where somebody answers; all others at the whole row, but for what
+the recipe says in every row (`data.prompt`). null switches a rule off. Phrases are English.
 
 Left out: perplexity, trained quality classifiers, lists of bad words.
 """
@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from metier.core.catalog import Options as BaseOptions
-from metier.core.types import Conversation, Example, Message, Preference, Text, content_of
-from metier.data.content import texts_in
+from metier.core.types import Conversation, Example, Message, Preference, Text
+from metier.data.prompt import own_texts
 from metier.data.similar import normalise, words_of
 from metier.data.spool import Examples, chosen
-from metier.data.steps import Sign, StepResult
+from metier.data.steps import ALONE, Around, Sign, StepResult
 
 summary = "Drop rows that repeat themselves, break off, refuse, or hold symbols or boilerplate instead of text"
 SIGN = Sign("E337", "rows that repeat themselves, break off, refuse, or hold no real text")
@@ -53,22 +53,25 @@ _LIST_OR_CODE = re.compile(r"\s*(?:[-*+•|>#`~]|\d+[.)]\s|https?://|www\.|<|\$)
 
 
 class Options(BaseOptions):
-    """The rules; what a value is measured on stands in its description."""
+    """The rules; what a value is measured on stands in its description, and what `data.prompt` says is in none."""
 
     max_repeated_lines: float | None = Field(
-        0.3, description="Share of a text's characters in lines that stood before, from 4 lines on.", ge=0, lt=1
+        0.3, description="Share of a text's own characters in lines that stood before, from 4 lines on.", ge=0, lt=1
     )
     max_repeated_words: float | None = Field(
         0.3,
-        description="Share of a text's words in runs of 5 that stand there more than once, from 20 on.",
+        description="Share of a text's own words in runs of 5 that stand there more than once, from 20 on.",
         ge=0,
         lt=1,
     )
     max_symbols: float | None = Field(
-        0.4, description="Share of signs that are no letter, digit or blank, from 20 characters on.", ge=0, lt=1
+        0.4,
+        description="Share of a row's own signs that are no letter, digit or blank, from 20 characters on.",
+        ge=0,
+        lt=1,
     )
     max_boilerplate: float | None = Field(
-        0.3, description="Share of the sentences with a phrase of web pages or form letters.", ge=0, lt=1
+        0.3, description="Share of the row's own sentences with a phrase of web pages or form letters.", ge=0, lt=1
     )
     truncated_words: int | None = Field(
         40, description="An answer or text of so many words or more must not end mid-sentence.", ge=1
@@ -95,13 +98,14 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-def run(examples: Examples, options: Options) -> StepResult:
+def run(examples: Examples, options: Options, around: Around = ALONE) -> StepResult:
     """Return the examples that no rule drops; a row is counted under the first rule that does."""
     origins: list[int] = []
     dropped: list[tuple[str, str]] = []
     answers: Counter[bytes] = Counter()
     for index, example in enumerate(examples):
-        row = Row(tuple(texts_in(content_of(example))), answers_of(example), isinstance(example, Text))
+        texts = tuple(own_texts(example, around.template, around.system))
+        row = Row(texts, answers_of(example), isinstance(example, Text))
         reason = next((name for name, broken in RULES.items() if broken(row, options)), None)
         if reason is None and options.max_same_answers is not None and row.answer is not None:
             said = normalise(row.answer)
@@ -120,7 +124,7 @@ def run(examples: Examples, options: Options) -> StepResult:
 
 
 class Row(NamedTuple):
-    """What the rules look at: all texts of the row, the answers among them, and whether it is a text for `cpt`."""
+    """What the rules look at: the row's own texts, the answers among them, and whether it is a text for `cpt`."""
 
     texts: tuple[str, ...]
     answers: tuple[str, ...]
