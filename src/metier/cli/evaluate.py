@@ -75,7 +75,8 @@ def compare(
     project, _ = locate.run(first.partition("@")[0])
     found = actions.compare(project, first, second)
     rows = [(d.label, _signed(d.delta), f"{_signed(d.low)} … {_signed(d.high)}", d.n, d.outcome) for d in found.rows]
-    show.result(found, found.sentence + "\n\n" + table(("figure", "A − B", "interval", "n", "A is"), rows))
+    said = "\n".join([found.sentence, *(style(f"! {note}", "yellow") for note in found.notes)])
+    show.result(found, said + "\n\n" + table(("figure", "A − B", "interval", "n", "A is"), rows))
 
 
 def report(

@@ -349,3 +349,51 @@ def test_two_runs_are_compared_on_the_rows_they_share() -> None:
     assert few.sentence.startswith("Not enough evidence: 40 common rows")
     with pytest.raises(DataError, match="E362"):
         versus(first[:5], second[-5:], [metric("accuracy")], names=("run 12", "run 9"))
+
+
+def likelihoods(nats: float, tokens: int, num_bytes: int, n: int = 150, **more: Any) -> list[Prediction]:
+    return [
+        Prediction(id=str(k), reference="a reply", nll=nats + k % 3, num_tokens=tokens, num_bytes=num_bytes, **more)
+        for k in range(n)
+    ]
+
+
+def test_perplexities_of_two_tokenizers_are_not_compared() -> None:
+    metrics = [metric("bits_per_byte"), metric("perplexity")]
+    coarse, fine = likelihoods(20.0, tokens=2, num_bytes=7), likelihoods(20.0, tokens=7, num_bytes=7)
+    found = versus(coarse, fine, metrics, names=("run 1", "run 2"))
+    assert [d.metric for d in found.rows] == ["bits_per_byte"]
+    assert found.sentence.startswith("No clear difference in Bits per byte on 150 common rows")
+    assert len(found.notes) == 1 and found.notes[0].startswith("Perplexity is left out: it is per token")
+    alike = versus(coarse, likelihoods(30.0, tokens=2, num_bytes=7), metrics, names=("run 1", "run 2"))
+    assert [d.metric for d in alike.rows] == ["bits_per_byte", "perplexity"] and alike.notes == ()
+
+
+def test_rows_of_which_the_runs_measured_different_parts_are_in_no_likelihood() -> None:
+    metrics = [metric("bits_per_byte"), metric("perplexity")]
+    whole = likelihoods(20.0, tokens=9, num_bytes=30)
+    cut = [*likelihoods(2.0, tokens=3, num_bytes=11)[:30], *whole[30:]]  # as by a smaller training.max_length
+    found = versus(whole, cut, metrics, names=("run 1", "run 2"))
+    assert [(d.metric, d.n, d.delta) for d in found.rows] == [("bits_per_byte", 120, 0.0), ("perplexity", 120, 0.0)]
+    assert found.notes[0].startswith("30 of 150 common rows are left out of the likelihoods")
+    replies = likelihoods(20.0, tokens=9, num_bytes=12)  # as against a run measured on prompt and reply
+    none = versus(whole, replies, metrics, names=("run 1", "run 2"))
+    assert none.rows == [] and none.sentence == "run 1 and run 2 have no figure in common."
+    assert none.notes[0].startswith("150 of 150 common rows are left out of the likelihoods")
+
+
+def test_the_first_token_of_a_text_may_be_missing_from_one_measurement_of_it() -> None:
+    whole, rest = (likelihoods(20.0, tokens=n, num_bytes=n, prompt="a reply") for n in (7, 5))
+    found = versus(whole, rest, [metric("bits_per_byte")], names=("run 1", "run 2"))
+    assert [d.n for d in found.rows] == [150] and found.notes == ()
+
+
+def test_a_comparison_says_which_split_each_run_was_measured_on() -> None:
+    first, second = answers([True] * 150), answers([False] * 150)
+    metrics, names = [metric("accuracy")], ("run 1", "run 2")
+    mixed = versus(first, second, metrics, names=names, splits=("validation", "test"))
+    assert "on 150 common rows (validation of run 1, test of run 2) (95 % interval" in mixed.sentence
+    assert mixed.splits == ("validation", "test") and mixed.notes[0].endswith("that favours run 1.")
+    both = versus(first, second, metrics, names=names, splits=("validation", "validation"))
+    assert "on 150 common rows of validation (95 %" in both.sentence and both.notes[0].startswith("Both were measured")
+    assert versus(first, second, metrics, names=names).notes == ()
