@@ -200,7 +200,8 @@ def check_targets(recipe: Recipe, run: Run) -> None:
 def compare(project: Project, one: str, other: str) -> Comparison:
     """Return the paired differences between two evaluated runs, on the rows that both answered.
 
-    A figure that is not of the same text in both is left out, and the comparison's notes say so. A reference with a checkpoint (`12@step-200`) means the evaluation of that one.
+    A figure that is not of the same text in both is left out, and the comparison's notes say so.
+    A reference with a checkpoint (`12@step-200`) means the evaluation of that one.
 
     Raises:
         ConfigError: E254, a run without a report.

@@ -205,7 +205,11 @@ def predict_generate(
 def predict_text(
     policy: PolicyLike, examples: Sequence[Text | Conversation | Labelled], *, progress: Progress = silent
 ) -> list[Prediction]:
-    """Measure how likely the policy finds each text, or each row's replies: nats, tokens, bytes."""
+    """Measure how likely the policy finds each text, or each row's replies: nats, tokens, bytes.
+
+    Of a conversation it is the replies alone, also where the run was trained on its prompts. A row of which
+    `training.max_length` leaves no token of a reply has no likelihood.
+    """
     encoder: EncoderLike = policy.encoder
     owners: list[int] = []
     encodeds: list[Encoded] = []
@@ -213,7 +217,7 @@ def predict_text(
         parts = (
             encoder.text(example)
             if isinstance(example, Text)
-            else encoder.conversation(as_conversation(encoder, example))
+            else encoder.conversation(as_conversation(encoder, example), replies_only=True)
         )
         kept = [part for part in parts if (part.loss_mask > 0).any()]
         encodeds += kept

@@ -1,7 +1,7 @@
 """Compare two runs by what they said about the same rows.
 
-Rows are matched by id alone, so that runs of different bases and settings can be compared. Then a likelihood need not be
-of the same thing: perplexity is per token, and tokens are those of a tokenizer; a row that one run cut at its
+Rows are matched by id alone, so that runs of different bases and settings can be compared. Then a likelihood need not
+be of the same thing: perplexity is per token, and tokens are those of a tokenizer; a row that one run cut at its
 `training.max_length` is less text than the same row whole. What cannot be compared is left out and named.
 """
 
@@ -74,8 +74,8 @@ def versus(
     notes = [*_splits_note(names, splits)]
     if apart:
         notes.append(
-            f"{apart:,} of {len(pairs):,} common rows are left out of the likelihoods: the runs measured different parts "
-            "of them (another training.max_length, training.truncation, chat template or trained part)."
+            f"{apart:,} of {len(pairs):,} common rows are left out of the likelihoods: the runs measured different "
+            "parts of them (another training.max_length, training.truncation, chat template or trained part)."
         )
     if any(
         a.nll is not None and b.nll is not None and a.num_tokens != b.num_tokens
