@@ -325,6 +325,31 @@ def test_the_first_metric_that_was_asked_for_decides() -> None:
     assert [f.metric for f in report.systems[0].figures] == ["f1", "accuracy"]
 
 
+@pytest.mark.parametrize(("truncation", "asks"), [("drop", 1), ("right", 300)])
+def test_rows_without_a_likelihood_are_counted_and_said(truncation: str, asks: int) -> None:
+    """`drop` leaves long rows out; by the default, a prompt that fills max_length leaves no token of its reply."""
+    rows = conversations(40)
+    long = [
+        identify(Conversation(messages=(Message("user", "the cat " * asks), Message("assistant", f"sat {k} " * 100))))
+        for k in range(4)
+    ]
+    asked = policy()
+    asked.encoder = Encoder(tokenizer(), max_length=128, labels=LABELS, truncation=truncation)
+    report = ask(asked, rows, test=[*rows[20:], *long], task="chat", problem_type=None, max_new_tokens=2)
+    for system in report.systems[:2]:
+        found = {f.metric: f for f in system.figures}
+        assert (found["bits_per_byte"].n, found["bits_per_byte"].note) == (20, "on 20 of 24 rows")
+        assert (found["rouge"].n, found["rouge"].note) == (24, "")
+    said = [limit for limit in report.limits if "no likelihood" in limit]
+    assert len(said) == 1 and said[0].startswith("4 measured rows have no likelihood") and "other 20." in said[0]
+
+
+def test_nothing_is_said_of_likelihoods_where_every_row_has_one_or_none_is_asked_for() -> None:
+    for report in (ask(policy(), conversations(24), task="chat", problem_type=None), generative()):
+        assert not [limit for limit in report.limits if "no likelihood" in limit]
+        assert not [f for f in report.systems[0].figures if f.note]
+
+
 def test_rows_that_cannot_be_evaluated() -> None:
     with pytest.raises(DataError, match="E360 The split `test` has no rows"):
         ask(policy(), [])
