@@ -113,6 +113,14 @@ def _require_report(run: Run) -> None:
             received=f"state {run.status()['state']}",
             fix=f"metier evaluate {run.number}",
         )
+    if of := run.report_of_another():
+        raise ConfigError(
+            254,
+            f"Run {run.number} has no report of its chosen checkpoint",
+            place=str(run.dir),
+            received=f"a report of {of}",
+            fix=f"metier evaluate {run.number}",
+        )
 
 
 def _text(report: Any) -> str:

@@ -262,6 +262,22 @@ def test_report_prints_the_path_alone_on_stdout(project: Project, capsys: Out) -
     assert json.loads(capsys.readouterr().out)["sentence"] == "Worth it."
 
 
+def test_a_report_of_another_checkpoint_than_the_chosen_one_is_not_shown_as_the_runs(
+    project: Project, capsys: Out
+) -> None:
+    run = make_run(project, "stopped")
+    write_json(run.dir / "best.json", {"checkpoint": "step-000200", "step": 200})
+    (run.dir / "report.html").write_text("<p>")
+    write_json(run.dir / "report.json", {"sentence": "Worth it.", "training": {"best_step": 100}})
+    assert app.run(["report", "1"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("E254") and "step-000100" in err and "metier evaluate 1" in err and "Worth it" not in err
+    assert app.run(["runs", "show", "1"]) == 0
+    assert "report.html (of step-000100, which is not the chosen checkpoint any more)" in capsys.readouterr().out
+    write_json(run.dir / "report.json", {"sentence": "Worth it.", "training": {"best_step": 200}})
+    assert app.run(["report", "1"]) == 0
+
+
 def test_audit_verify_exits_with_6_on_tampering(project: Project, capsys: Out) -> None:
     for number in range(3):
         audit.append(project, "train", run=number)
