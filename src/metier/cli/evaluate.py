@@ -127,12 +127,14 @@ def _text(report: Any) -> str:
     """The verdict with its warnings, the targets and the figures of every system side by side."""
     lines = [style(report.sentence, "bold"), *(style(f"! {w}", "yellow") for w in report.warnings), ""]
     names = [s.label for s in report.systems]
+    rows_of_run = {f.metric: f.n for f in report.systems[0].figures}
     by_metric: dict[str, list[str]] = {}
     for index, system in enumerate(report.systems):
         for f in system.figures:
             row = by_metric.setdefault(f.label, ["–"] * len(names))
             interval = f" ({figure(f.low)}–{figure(f.high)})" if f.low is not None and index == 0 else ""
-            row[index] = figure(f.value) + interval
+            rows = f.note or (f"{f.n:,} rows" if f.n != rows_of_run.get(f.metric, f.n) else "")
+            row[index] = figure(f.value) + interval + (f" ({rows})" if rows else "")
     lines.append(table(("figure", *names), [(label, *row) for label, row in by_metric.items()]))
     if report.targets:
         rows = [(t.name, t.condition, figure(t.value), "met" if t.met else "missed") for t in report.targets]

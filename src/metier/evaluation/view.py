@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from metier.core.catalog import catalog
-from metier.core.page import label, number, shorten, visible
+from metier.core.page import interval, label, number, shorten, visible
 from metier.evaluation.diff import Piece, words
 from metier.evaluation.result import Difference, Figure, Report, Shown, SliceRow, System, TargetResult, Verdict
 
@@ -106,6 +106,16 @@ def run_of(report: Report) -> System | None:
 def figure(system: System | None, metric: str) -> Figure | None:
     """Return a system's figure of that metric."""
     return next((f for f in system.figures if f.metric == metric), None) if system else None
+
+
+def beside(report: Report, item: Figure) -> str:
+    """Return what stands behind a figure: its interval, and which rows it is of where these are not the run's, or all.
+
+    A reader compares what stands in one table, so a figure of other rows has to say so where it stands.
+    """
+    run = figure(run_of(report), item.metric)
+    rows = item.note or (f"{item.n:,} rows" if run is not None and run.n != item.n else "")
+    return "; ".join(text for text in (interval(item.low, item.high, item.unit), rows) if text)
 
 
 def unit_of(report: Report, metric: str) -> str:

@@ -133,6 +133,18 @@ def test_twins_without_figures_of_their_own_are_not_said_to_be_shown(make_report
     assert "both are shown" not in text
 
 
+def test_a_figure_of_other_rows_than_the_runs_says_so_in_page_markdown_and_card(make_report: Make) -> None:
+    report = make_report("classification")
+    zero = next(s for s in report.systems if s.name == "zero_shot")
+    zero.figures[0] = zero.figures[0].model_copy(update={"n": 500, "note": "on a sample of 500 rows"})
+    zero.figures[1] = zero.figures[1].model_copy(update={"n": 499})  # as an older report.json has it, without a note
+    low = "13.3–15.1\xa0%"
+    for text in (rendering.render(report), rendering.report_markdown(report), card.render(report)):
+        assert f"{low}; on a sample of 500 rows" in text
+        assert text.count("; 499 rows") == 1
+        assert "3,080 rows)" not in text and "; 3,080 rows<" not in text, "the run's rows need no mention in each cell"
+
+
 def test_a_warning_stands_beside_the_verdict_in_page_markdown_and_card(make_report: Make) -> None:
     report = make_report("classification").model_copy(update={"warnings": ["90% of 200 answers were cut"]})
     html = rendering.render(report)

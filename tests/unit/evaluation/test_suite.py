@@ -249,12 +249,26 @@ def test_writers_are_compared_with_their_base_and_the_nearest_reply(tmp_path: Pa
     figures = {(s.name, f.metric): f for s in report.systems for f in s.figures}
     assert figures["run", "rouge"].n == 110 and figures["run", "bits_per_byte"].n == 120
     assert figures["nearest_neighbour", "rouge"].value is not None
+    assert figures["nearest_neighbour", "rouge"].n == 110, "figures that stand side by side are of the same rows"
+    assert {figures[name, "rouge"].note for name in ("run", "base", "nearest_neighbour")} == {"on 110 of 120 rows"}
     assert ("nearest_neighbour", "bits_per_byte") not in figures
     assert report.primary_metric == "rouge" and report.verdict == "no_gain"
     assert any("sample of 110 of 120 rows" in limit for limit in report.limits)
     written = {p.name: read_predictions(p) for p in tmp_path.iterdir()}
     assert set(written) == {"test-run.jsonl", "test-base.jsonl", "test-nearest_neighbour.jsonl"}
+    answered = {name: {p.id for p in rows if p.output is not None} for name, rows in written.items()}
+    assert answered["test-nearest_neighbour.jsonl"] == answered["test-run.jsonl"]
     assert metric("rouge").value(written["test-run.jsonl"]) == pytest.approx(figures["run", "rouge"].value)
+
+
+def test_a_classifier_that_writes_to_a_sample_says_so() -> None:
+    report = ask(policy(), labelled(60), max_examples=7)
+    figures = {(s.name, f.metric): f for s in report.systems for f in s.figures}
+    assert (figures["run", "accuracy"].n, figures["run_text", "accuracy"].n) == (30, 7)
+    assert figures["run_text", "accuracy"].note == "on 7 of 30 rows"
+    assert any("for a sample of 7 of 30 rows; the other figures are of all" in limit for limit in report.limits)
+    headed = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), labelled(60), max_examples=7)
+    assert not any("sample" in limit for limit in headed.limits), "a head writes nothing"
 
 
 def test_without_validation_the_choice_is_made_on_the_measured_rows_and_said() -> None:
