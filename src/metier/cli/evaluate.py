@@ -57,7 +57,7 @@ def evaluate(
             501,
             f"{len(missed)} of {len(report.targets)} targets are missed: {', '.join(t.name for t in missed)}",
             place=run.dir.name,
-            received=f"{first.name} {figure(first.value)}",
+            received=f"{first.name} {_against(first)}",
             expected=f"{first.name} {first.condition}",
             fix=f"metier report {run.number}" if folder == run.dir else project.shown(folder / "report.html"),
         )
@@ -137,9 +137,18 @@ def _text(report: Any) -> str:
             row[index] = figure(f.value) + interval + (f" ({rows})" if rows else "")
     lines.append(table(("figure", *names), [(label, *row) for label, row in by_metric.items()]))
     if report.targets:
-        rows = [(t.name, t.condition, figure(t.value), "met" if t.met else "missed") for t in report.targets]
+        rows = [(t.name, t.condition, _against(t), "met" if t.met else "missed") for t in report.targets]
         lines += ["", table(("target", "condition", "value", ""), rows)]
     return "\n".join(lines)
+
+
+def _against(target: Any) -> str:
+    """A target's figure, with the digits it takes to see on which side of its limit it lies."""
+    from metier.core.page import apart
+
+    if target.value is None:
+        return figure(None)
+    return apart(target.value, float(target.condition.strip().lstrip("<>=")), digits=4)
 
 
 def _signed(value: float) -> str:

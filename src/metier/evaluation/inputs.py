@@ -34,7 +34,7 @@ class EvaluationInput:
     targets: Mapping[str, str] = field(default_factory=dict)
     slices: tuple[str, ...] = ()
     leaking_ids: frozenset[str] = frozenset()
-    """Ids of test rows that have a twin in train."""
+    """Ids of test rows that have a twin in train or validation."""
     canaries: Sequence[Example] = ()
     """Secrets that were planted in train, each once (data/canaries.py)."""
     general_texts: Sequence[str] = ()

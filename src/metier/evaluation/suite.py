@@ -202,7 +202,7 @@ def _forgetting(given: EvaluationInput, base: Asked | None) -> tuple[list[Differ
 
 
 def _data(given: EvaluationInput, table: _Table) -> DataSummary:
-    """Add the figures of the run, its base and the floors on the rows that have no twin in train."""
+    """Add the figures of the run, its base and the floors on the rows that have no twin in train or validation."""
     run = table.asked[0]
     kept = [k for k, p in enumerate(run.predictions) if p.id not in given.leaking_ids]
     if len(kept) == len(run.predictions) or not kept:
@@ -256,7 +256,8 @@ def _limits(given: EvaluationInput, run: Asked, what: str) -> list[str]:
         )
     leaks = sum(p.id in given.leaking_ids for p in run.predictions)
     if leaks:
-        found.append(f"{_rows(leaks)} an exact or near twin in train; figures without them stand beside.")
+        beside = "figures without them stand beside" if leaks < len(run.predictions) else "no row is left without one"
+        found.append(f"{_rows(leaks)} an exact or near twin in train or validation; {beside}.")
     unread = sum(p.nll is None for p in run.predictions) if "likelihood" in ANSWERS[what] else 0
     if unread:
         others = len(run.predictions) - unread

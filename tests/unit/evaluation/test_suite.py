@@ -162,6 +162,18 @@ def test_leaks_slices_and_forgetting_are_shown() -> None:
     assert report.forgetting[0].delta == 0.0 and report.forgetting[0].outcome == "same"  # nothing was trained
 
 
+def test_where_every_measured_row_has_a_twin_no_figures_without_them_are_promised() -> None:
+    rows = labelled(240)
+    for leaking, said in (
+        (rows[120:], "no row is left without one"),
+        (rows[121:], "figures without them stand beside"),
+    ):
+        found = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), rows, leaking_ids=frozenset(e.id for e in leaking))
+        limit = next(text for text in found.limits if " twin in " in text)
+        assert limit.endswith(f"an exact or near twin in train or validation; {said}.")
+        assert bool(found.data.leak_free_figures) == (len(leaking) < 120)
+
+
 def test_the_leak_free_figures_of_base_and_floor_leave_out_the_same_rows() -> None:
     rows = labelled(240)
     asked = policy(HeadSpec(num_outputs=3, labels=LABELS))
