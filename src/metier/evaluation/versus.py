@@ -72,7 +72,7 @@ def versus(
         )
     ours, theirs, apart = _same_text([a for a, _ in pairs], [b for _, b in pairs])
     notes = [*_splits_note(names, splits)]
-    if apart:
+    if apart and any("likelihood" in m.module.answers for m in metrics):
         notes.append(
             f"{apart:,} of {len(pairs):,} common rows are left out of the likelihoods: the runs measured different "
             "parts of them (another training.max_length, training.truncation, chat template or trained part)."

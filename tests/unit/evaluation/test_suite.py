@@ -431,6 +431,7 @@ def test_rows_of_which_the_runs_measured_different_parts_are_in_no_likelihood() 
     none = versus(whole, replies, metrics, names=("run 1", "run 2"))
     assert none.rows == [] and none.sentence == "run 1 and run 2 have no figure in common."
     assert none.notes[0].startswith("150 of 150 common rows are left out of the likelihoods")
+    assert versus(whole, replies, [metric("rouge")], names=("run 1", "run 2")).notes == ()
 
 
 def test_the_first_token_of_a_text_may_be_missing_from_one_measurement_of_it() -> None:
