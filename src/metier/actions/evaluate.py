@@ -198,8 +198,9 @@ def check_targets(recipe: Recipe, run: Run) -> None:
 
 
 def compare(project: Project, one: str, other: str) -> Comparison:
-    """Return the paired differences between two evaluated runs, on the test rows that both answered.
+    """Return the paired differences between two evaluated runs, on the rows that both answered.
 
+    A figure that is not of the same text in both is left out, and the comparison's notes say so.
     A reference with a checkpoint (`12@step-200`) means the evaluation of that one.
 
     Raises:
@@ -215,25 +216,42 @@ def compare(project: Project, one: str, other: str) -> Comparison:
         other_rows,
         [metric(spec) for spec in sorted(shared, key=lambda m: m != report.primary_metric)],
         names=(name, other_name),
+        splits=(report.split, other_report.split),
         confidence=report.confidence,
     )
 
 
 def _measured(project: Project, ref: str) -> tuple[str, Report, list[Prediction]]:
     run = Run(project.run_dir(ref.partition("@")[0]))
-    folder, asked = reported(run, ref)
-    if not (folder / "report.json").exists():
-        raise ConfigError(254, f"Run {asked} has no report yet", place=run.dir.name, fix=f"metier evaluate {asked}")
-    report = Report.model_validate(read_json(folder / "report.json"))
+    report, folder, asked = reported(run, ref)
+    if report is None:
+        of = run.report_of_another() if folder == run.dir else ""
+        raise ConfigError(
+            254,
+            f"Run {asked} has no report {'of its chosen checkpoint' if of else 'yet'}",
+            place=run.dir.name,
+            received=f"a report of {of}" if of else "",
+            fix=f"metier evaluate {asked}",
+        )
     return f"run {asked}", report, read_predictions(folder / run.predictions_dir.name / f"{report.split}-run.jsonl")
 
 
-def reported(run: Run, ref: str) -> tuple[Path, str]:
-    """Return the folder where the report of a reference's checkpoint lies or would lie, and the reference in short."""
+def reported(run: Run, ref: str) -> tuple[Report | None, Path, str]:
+    """Return the report of a reference's checkpoint, the folder where it lies or would lie, and the reference in short.
+
+    The report is None where that checkpoint was not measured, though the run may hold the report of one that it had
+    chosen before.
+    """
     if "@" not in ref or (path := _named(run, ref)) == checkpoint_of(run.dir):
-        return run.dir, str(run.number)
-    found = [run.evaluations_dir / f"{split}-{path.name}" for split in ("test", "validation")]
-    return next((f for f in found if (f / "report.json").exists()), found[0]), f"{run.number}@{path.name}"
+        current = (run.dir / "report.json").exists() and not run.report_of_another()
+        return (_report(run.dir) if current else None), run.dir, str(run.number)
+    folders = [run.evaluations_dir / f"{split}-{path.name}" for split in ("test", "validation")]
+    found = next((f for f in folders if (f / "report.json").exists()), None)
+    return (_report(found) if found else None), found or folders[0], f"{run.number}@{path.name}"
+
+
+def _report(folder: Path) -> Report:
+    return Report.model_validate(read_json(folder / "report.json"))
 
 
 def general_texts() -> list[str]:

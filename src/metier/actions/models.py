@@ -15,13 +15,12 @@ from metier.actions.question import Question
 from metier.core import audit, erase_runs
 from metier.core.errors import ConfigError, DataError, PermissionDenied
 from metier.core.locks import together
-from metier.core.project import SCHEMA_VERSION, Project, now, read_json
+from metier.core.project import SCHEMA_VERSION, Project, now
 from metier.core.run import Run
 from metier.core.types import Labelled, Message
 from metier.evaluation import card
 from metier.evaluation.predict import fit, predict_head, predict_label_likelihood
 from metier.evaluation.protocols import silent
-from metier.evaluation.result import Report
 from metier.governance.permission import gate
 from metier.models.export import export as write_export
 
@@ -204,9 +203,9 @@ def _exported(project: Project, ref: str, to: Path, form: str, progress: Progres
     parts, run = loaded(project, ref, progress)
     which: Literal["hf", "peft"] = "peft" if form == "peft" else "hf"
     texts = _prompt_file(Question.of(parts))
-    folder, _ = reported(run, ref)  # the card is that of these weights, or there is none
-    if (folder / "report.json").exists():
-        texts["README.md"] = card.render(Report.model_validate(read_json(folder / "report.json")), form=which)
+    report, _, _ = reported(run, ref)  # the card is that of these weights, or there is none
+    if report is not None:
+        texts["README.md"] = card.render(report, form=which)
     items = parts.validation.items if len(parts.validation) else parts.train.items
     probes = [items[i].token_ids.tolist() for i in range(min(PROBE_ROWS, len(items)))]
     parity = gate("parity", parts.recipe, project.settings) == "required"

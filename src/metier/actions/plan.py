@@ -29,7 +29,10 @@ from metier.core import jobs
 from metier.core.batch import Batch
 from metier.core.project import Project, write_json
 from metier.core.recipe import Recipe
+from metier.core.types import Split
 from metier.data.batching import steps_per_epoch
+from metier.evaluation.predict import num_unread
+from metier.evaluation.protocols import silent
 from metier.governance import permission
 from metier.models import duration, memory, probe
 from metier.models.policy import Policy
@@ -85,6 +88,8 @@ class Plan(BaseModel):
     """Rows that the run and its base are measured on at the end."""
     written_rows: int
     """Of these, how many both answer in free text, where a task has any."""
+    unread_rows: int = 0
+    """Of those that are measured by likelihood, how many have none: max_length leaves no token of a reply."""
     max_new_tokens: int
     disk_bytes: int
     disk_free_bytes: int
@@ -160,6 +165,10 @@ class Plan(BaseModel):
         text = f"the run and its untouched base on {self.tested_rows:,} held-out rows"
         if self.written_rows:
             text += f"; {self.written_rows:,} answers of up to {self.max_new_tokens} tokens are written by each"
+        if self.unread_rows:
+            text += (
+                f"; {self.unread_rows:,} have no token of a reply within max_length={self.max_length}: no likelihood"
+            )
         return f"{text}: not in the time above"
 
 
@@ -179,10 +188,22 @@ def plan(recipe: Recipe, project: Project, *, measure: bool = False, progress: P
 
 
 def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None = None) -> Plan:
-    """Return the plan of composed parts; with `measure` their policy has been trained for a few steps afterwards."""
+    """Return the plan of composed parts; with `measure` their policy has been trained for a few steps afterwards.
+
+    Raises:
+        DataError: E350–E358, a row that the evaluation at the end could not read.
+    """
     recipe, manifest = parts.recipe, parts.dataset.manifest
     lengths = parts.train.lengths
     report = parts.lengths
+    tested_split: Split = "test" if parts.dataset.count("test") else "validation"
+    unread = num_unread(
+        parts.encoder,
+        parts.dataset.iterate(tested_split),
+        head=parts.policy.head is not None,
+        by_label=recipe.objective.task == "classify" and manifest.get("problem_type") == "single_label",
+        progress=progress or silent,
+    )
     if progress:
         progress("what a step takes", 0, None)
     ahead = look_ahead(parts)
@@ -200,7 +221,7 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
         spread = (0.85, 1.2)
     proof = manifest.get("split_proof", {})
     validations = math.ceil(parts.plan.steps / parts.every_steps) if len(parts.validation) else 0
-    tested = parts.dataset.count("test") or parts.dataset.count("validation")
+    tested = parts.dataset.count(tested_split)
     made = Plan(
         rows={s: parts.dataset.count(s) for s in ("train", "validation", "test")},
         tokens=int(lengths.sum()),
@@ -231,6 +252,7 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
         validation_seconds=validation * validations,
         tested_rows=tested,
         written_rows=min(tested, recipe.evaluation.max_examples or tested) if _writes(parts) else 0,
+        unread_rows=unread,
         max_new_tokens=recipe.evaluation.max_new_tokens,
         disk_bytes=disk_bytes(recipe, estimate) + trunk.num_bytes,
         disk_free_bytes=shutil.disk_usage(parts.project.root).free,

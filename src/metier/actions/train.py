@@ -17,7 +17,7 @@ from metier.core.errors import ConfigError, DataError, PermissionDenied
 from metier.core.project import Project, digest_json
 from metier.core.recipe import Recipe, differences
 from metier.core.run import Run
-from metier.core.types import PROBLEM_TYPES
+from metier.core.types import PROBLEM_TYPES, Split, kind_of
 from metier.governance.permission import permitted
 from metier.models.files import NANO
 
@@ -126,9 +126,9 @@ def check_figures(recipe: Recipe, dataset: Dataset) -> None:
 
     Raises:
         ConfigError: E276.
-        DataError: E326, no held-out rows.
+        DataError: E326, no held-out rows; E361, the rows that will be measured have no single right answer.
     """
-    from metier.evaluation.inputs import check_metrics, situation_of
+    from metier.evaluation.inputs import check_metrics, nothing_to_measure, situation_of
     from metier.training.method import Method
 
     if not (dataset.count("test") or dataset.count("validation")):
@@ -143,9 +143,14 @@ def check_figures(recipe: Recipe, dataset: Dataset) -> None:
     head = _has_head(Method.of(recipe.method.kind, recipe.method.options))
     problem_type = dataset.manifest.get("problem_type")
     task = recipe.objective.task
-    found = situation_of(dataset.manifest["kinds"], head=head, problem_type=problem_type, task=task)
-    if found is not None:
-        check_metrics([found], recipe.evaluation.metrics, recipe.objective.targets, place=recipe.place)
+    split: Split = "test" if dataset.count("test") else "validation"
+    kinds = set(dataset.manifest["kinds"])
+    if len(kinds) > 1:  # of which splits, the manifest does not say
+        kinds = {kind_of(example) for example in dataset.iterate(split)}
+    found = situation_of(kinds, head=head, problem_type=problem_type, task=task)
+    if found is None:
+        raise nothing_to_measure(kinds, split=split, place=recipe.place("data.sources"))
+    check_metrics([found], recipe.evaluation.metrics, recipe.objective.targets, place=recipe.place)
 
 
 def _possible_situations(recipe: Recipe, method: Method) -> list[str]:

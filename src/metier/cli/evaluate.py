@@ -57,7 +57,7 @@ def evaluate(
             501,
             f"{len(missed)} of {len(report.targets)} targets are missed: {', '.join(t.name for t in missed)}",
             place=run.dir.name,
-            received=f"{first.name} {figure(first.value)}",
+            received=f"{first.name} {_against(first)}",
             expected=f"{first.name} {first.condition}",
             fix=f"metier report {run.number}" if folder == run.dir else project.shown(folder / "report.html"),
         )
@@ -75,7 +75,8 @@ def compare(
     project, _ = locate.run(first.partition("@")[0])
     found = actions.compare(project, first, second)
     rows = [(d.label, _signed(d.delta), f"{_signed(d.low)} … {_signed(d.high)}", d.n, d.outcome) for d in found.rows]
-    show.result(found, found.sentence + "\n\n" + table(("figure", "A − B", "interval", "n", "A is"), rows))
+    said = "\n".join([found.sentence, *(style(f"! {note}", "yellow") for note in found.notes)])
+    show.result(found, said + "\n\n" + table(("figure", "A − B", "interval", "n", "A is"), rows))
 
 
 def report(
@@ -112,23 +113,42 @@ def _require_report(run: Run) -> None:
             received=f"state {run.status()['state']}",
             fix=f"metier evaluate {run.number}",
         )
+    if of := run.report_of_another():
+        raise ConfigError(
+            254,
+            f"Run {run.number} has no report of its chosen checkpoint",
+            place=str(run.dir),
+            received=f"a report of {of}",
+            fix=f"metier evaluate {run.number}",
+        )
 
 
 def _text(report: Any) -> str:
     """The verdict with its warnings, the targets and the figures of every system side by side."""
     lines = [style(report.sentence, "bold"), *(style(f"! {w}", "yellow") for w in report.warnings), ""]
     names = [s.label for s in report.systems]
+    rows_of_run = {f.metric: f.n for f in report.systems[0].figures}
     by_metric: dict[str, list[str]] = {}
     for index, system in enumerate(report.systems):
         for f in system.figures:
             row = by_metric.setdefault(f.label, ["–"] * len(names))
             interval = f" ({figure(f.low)}–{figure(f.high)})" if f.low is not None and index == 0 else ""
-            row[index] = figure(f.value) + interval
+            rows = f.note or (f"{f.n:,} rows" if f.n != rows_of_run.get(f.metric, f.n) else "")
+            row[index] = figure(f.value) + interval + (f" ({rows})" if rows else "")
     lines.append(table(("figure", *names), [(label, *row) for label, row in by_metric.items()]))
     if report.targets:
-        rows = [(t.name, t.condition, figure(t.value), "met" if t.met else "missed") for t in report.targets]
+        rows = [(t.name, t.condition, _against(t), "met" if t.met else "missed") for t in report.targets]
         lines += ["", table(("target", "condition", "value", ""), rows)]
     return "\n".join(lines)
+
+
+def _against(target: Any) -> str:
+    """A target's figure, with the digits it takes to see on which side of its limit it lies."""
+    from metier.core.page import apart
+
+    if target.value is None:
+        return figure(None)
+    return apart(target.value, float(target.condition.strip().lstrip("<>=")), digits=4)
 
 
 def _signed(value: float) -> str:

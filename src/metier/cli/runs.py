@@ -46,6 +46,8 @@ def show_run(ref: RunRef = "last", json: Json = False) -> None:
     status = run.status()
     evaluations = list(run.events("evaluation"))
     names = [p.name for p in run.checkpoints_dir.glob("step-*")] if run.checkpoints_dir.is_dir() else []
+    of = run.report_of_another()
+    report = project.shown(run.dir / "report.html") if (run.dir / "report.html").exists() else ""
     checkpoints = sorted(names, key=lambda name: (len(name), name))  # a seventh digit follows step-999999
     value = {**_summary(run), "status": status, "evaluations": evaluations, "checkpoints": checkpoints}
     text = pairs(
@@ -62,7 +64,7 @@ def show_run(ref: RunRef = "last", json: Json = False) -> None:
             "checkpoints": ", ".join(checkpoints),
             "verdict": value["sentence"] or value["verdict"],
             "folder": project.shown(run.dir),
-            "report": project.shown(run.dir / "report.html") if (run.dir / "report.html").exists() else "",
+            "report": f"{report} (of {of}, which is not the chosen checkpoint any more)" if of else report,
             "erased": " ".join(erase_runs.warnings(status)),
             "resume": status.get("resume") if value["state"] in ("stopped", "failed") and not value["erased"] else "",
         }

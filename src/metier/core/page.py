@@ -114,6 +114,18 @@ def number(value: float | None, unit: str = "", *, sign: bool = False) -> str:
     return (plus + text).replace("-", "−", 1) if value < 0 else plus + text
 
 
+def apart(value: float, limit: float, digits: int = 3) -> str:
+    """Return a figure with as many significant digits as it takes to see on which side of a limit it lies.
+
+    0.9196 beside a limit of 0.92 is not `0.92`; beside 0.9 it is.
+    """
+    for size in range(digits, 17):
+        text = f"{value:.{size}g}"
+        if (float(text) < limit, float(text) > limit) == (value < limit, value > limit):
+            return text
+    return repr(value)
+
+
 def _digits(value: float) -> str:
     size = abs(value)
     if size >= 1000:

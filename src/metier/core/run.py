@@ -75,6 +75,18 @@ class Run:
         """What the worker printed."""
         return self.dir / "log.txt"
 
+    def report_of_another(self) -> str:
+        """Return which checkpoint the run's own report is of where that is not the chosen one; else empty.
+
+        A run that was stopped, measured and resumed may have chosen another since.
+        """
+        report, best = self.dir / "report.json", self.dir / "best.json"
+        if not (report.is_file() and best.is_file()):
+            return ""
+        step = read_json(report).get("training", {}).get("best_step")
+        of = "" if step is None else f"step-{int(step):06d}"
+        return of if of != read_json(best)["checkpoint"] else ""
+
     # ── status ──
 
     @classmethod

@@ -87,17 +87,21 @@ class Encoder:
 
     # ── conversations ──
 
-    def conversation(self, example: Conversation) -> list[Encoded]:
+    def conversation(self, example: Conversation, *, replies_only: bool = False) -> list[Encoded]:
         """Return the encoded example: usually one; one per trained reply where the template rewrites earlier turns.
 
         An empty list means that no supervised token is left (no reply, or truncation took it): counted in `report`.
+
+        Args:
+            replies_only: the mask is of the replies whatever `assistant_only_loss` says: what is measured is the reply,
+                also where the prompts are trained on.
 
         Raises:
             ConfigError: E240, neither tokenizer nor recipe has a chat template.
             DataError: E350 reply and mask do not agree, E351 no end of turn, E352 double BOS, E353 a field that the
                 template drops, E355 the template refuses the row, E357 longer than max_length with `error`.
         """
-        return self._conversations([example])
+        return self._conversations([example], replies_only=replies_only)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """Return the token ids that a reply follows: a prefix of what `conversation` gives for prompt + reply.
@@ -305,7 +309,7 @@ class Encoder:
             else:
                 raise refusals.no_reply(type(example).__name__.lower(), example.place)
 
-    def _conversations(self, examples: Sequence[Conversation]) -> list[Encoded]:
+    def _conversations(self, examples: Sequence[Conversation], *, replies_only: bool = False) -> list[Encoded]:
         planner = self._need_planner()
         plans = []
         for example in examples:
@@ -316,10 +320,13 @@ class Encoder:
         for plan in plans:
             refusals.half_characters(plan.text, plan.place)
         tokens = self._fast.cut_all([(p.text, p.cuts) for p in plans])
-        encoded = [self._bounded(plan, *self._mask(plan, t)) for plan, t in zip(plans, tokens, strict=True)]
+        replies_only = replies_only or self.assistant_only_loss
+        encoded = [
+            self._bounded(plan, *self._mask(plan, t, replies_only)) for plan, t in zip(plans, tokens, strict=True)
+        ]
         return [e for e in encoded if e is not None]
 
-    def _mask(self, plan: Plan, stages: list[Tokens]) -> tuple[list[int], npt.NDArray[np.float32]]:
+    def _mask(self, plan: Plan, stages: list[Tokens], replies_only: bool) -> tuple[list[int], npt.NDArray[np.float32]]:
         """Return ids and mask of one plan, proved turn by turn."""
         ids = stages[-1].ids
         refusals.double_bos(ids, self.tokenizer.bos_token_id, plan.place)
@@ -327,7 +334,7 @@ class Encoder:
         for turn in plan.turns:
             start, end = self._span(plan, stages, turn)
             mask[start:end] = turn.weight
-        if not self.assistant_only_loss:
+        if not replies_only:
             mask[:] = 1.0
         mask[:1] = 0.0
         return ids, mask

@@ -136,8 +136,9 @@ def confusion(matrix: Confusion) -> Chart | None:
         alt = f"Confusion matrix of {len(keep)} classes, rows true, columns predicted"
         svg = canvas.svg("confusion", alt)
     note = "Rows: true; columns: predicted. Blue: right; orange: wrong; the stronger, the larger the share of the row."
-    if len(keep) < len(matrix.labels):
-        note = f"The {len(keep)} classes with the most errors, of {len(matrix.labels):,}. " + note
+    num_labels = max(matrix.num_labels, len(matrix.labels))
+    if len(keep) < num_labels:
+        note = f"The {len(keep)} classes with the most errors, of {num_labels:,}. " + note
     rows = tuple((true, predicted, f"{n:,}") for true, predicted, n in matrix.top_pairs[:60])
     return Chart(
         "confusion", "Which classes are taken for which", alt, svg, ("True", "Predicted instead", "Rows"), rows, note

@@ -53,7 +53,8 @@ def confusion(predictions: Sequence[Prediction]) -> Confusion | None:
     occur = Counter(name for pair in counted for name in pair)
     order = [name for name in class_names(predictions) if name in occur]
     order += [NO_LABEL] if NO_LABEL in occur else []
-    if len(order) > SHOWN_CLASSES:
+    num_labels = len(order)
+    if num_labels > SHOWN_CLASSES:
         involved: Counter[str] = Counter()
         for (truth, said), n in mistakes.items():
             involved[truth] += n
@@ -62,6 +63,7 @@ def confusion(predictions: Sequence[Prediction]) -> Confusion | None:
         order = [name for name in order if name in chosen]
     return Confusion(
         labels=order,
+        num_labels=num_labels,
         counts=[[counted[truth, said] for said in order] for truth in order],
         top_pairs=[(truth, said, n) for (truth, said), n in top[:TOP_PAIRS]],
     )

@@ -34,7 +34,7 @@ class EvaluationInput:
     targets: Mapping[str, str] = field(default_factory=dict)
     slices: tuple[str, ...] = ()
     leaking_ids: frozenset[str] = frozenset()
-    """Ids of test rows that have a twin in train."""
+    """Ids of test rows that have a twin in train or validation."""
     canaries: Sequence[Example] = ()
     """Secrets that were planted in train, each once (data/canaries.py)."""
     general_texts: Sequence[str] = ()
@@ -75,12 +75,18 @@ def situation(given: EvaluationInput) -> str:
         )
     kinds = {kind_of(example) for example in given.test}
     found = situation_of(kinds, head=given.policy.head is not None, problem_type=given.problem_type, task=given.task)
-    if found is not None:
-        return found
-    raise DataError(
+    if found is None:
+        raise nothing_to_measure(kinds)
+    return found
+
+
+def nothing_to_measure(kinds: Collection[str], *, split: str = "", place: str = "") -> DataError:
+    """Return E361, for a split whose rows have no single right answer, or answers of more than one sort."""
+    return DataError(
         361,
         "Rows of this kind have no single right answer to measure against",
-        received=", ".join(sorted(kinds)),
+        place=place,
+        received=", ".join(sorted(kinds)) + (f" in {split}" if split else ""),
         expected="labelled rows, conversations or texts, one kind per split",
         fix="a source of such rows with split: test",
     )

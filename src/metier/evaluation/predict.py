@@ -8,14 +8,14 @@ Shapes: N examples, K labels, B rows, T positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from metier.core.errors import ConfigError
-from metier.core.types import Conversation, Labelled, Message, ProblemType, Text
+from metier.core.types import Conversation, Example, Labelled, Message, ProblemType, Text
 from metier.evaluation.protocols import EncoderLike, PolicyLike, Progress, evaluating, silent
 from metier.evaluation.records import as_conversation, prediction_of, reply_of
 from metier.metrics import Array, Prediction
@@ -205,17 +205,16 @@ def predict_generate(
 def predict_text(
     policy: PolicyLike, examples: Sequence[Text | Conversation | Labelled], *, progress: Progress = silent
 ) -> list[Prediction]:
-    """Measure how likely the policy finds each text, or each row's replies: nats, tokens, bytes."""
+    """Measure how likely the policy finds each text, or each row's replies: nats, tokens, bytes.
+
+    Of a conversation it is the replies alone, also where the run was trained on its prompts. A row of which
+    `training.max_length` leaves no token of a reply has no likelihood.
+    """
     encoder: EncoderLike = policy.encoder
     owners: list[int] = []
     encodeds: list[Encoded] = []
     for position, example in enumerate(examples):
-        parts = (
-            encoder.text(example)
-            if isinstance(example, Text)
-            else encoder.conversation(as_conversation(encoder, example))
-        )
-        kept = [part for part in parts if (part.loss_mask > 0).any()]
+        kept = _measured_parts(encoder, example)
         encodeds += kept
         owners += [position] * len(kept)
     nats, tokens, num_bytes, cut = (np.zeros(len(examples)) for _ in range(4))
@@ -239,6 +238,43 @@ def predict_text(
         )
         for i, e in enumerate(examples)
     ]
+
+
+def num_unread(
+    encoder: EncoderLike, examples: Iterable[Example], *, head: bool, by_label: bool, progress: Progress = silent
+) -> int:
+    """Tokenise rows as measuring them will, and return how many will have no likelihood. No model is asked.
+
+    What would stop an evaluation stops here, before the hours of training that lead to it.
+
+    Args:
+        head: a task head answers.
+        by_label: the likelihood of each label is what is measured.
+
+    Raises:
+        ConfigError, DataError: as data/template.py; E357 where training.truncation is `error`.
+    """
+    unread = 0
+    for done, example in enumerate(examples, start=1):
+        if isinstance(example, Labelled) and head:
+            encoder.labelled(example)
+        elif isinstance(example, Labelled) and by_label:
+            _prompt_ids(encoder, example)
+        elif not isinstance(example, Text | Conversation | Labelled) or not _measured_parts(encoder, example):
+            unread += 1
+        if done % PROMPTS_AT_ONCE == 0:
+            progress("tokens of the rows to measure", done, None)
+    return unread
+
+
+def _measured_parts(encoder: EncoderLike, example: Text | Conversation | Labelled) -> list[Encoded]:
+    """Return a row's encoded parts that hold something to predict; none where truncation took it all."""
+    parts = (
+        encoder.text(example)
+        if isinstance(example, Text)
+        else encoder.conversation(as_conversation(encoder, example), replies_only=True)
+    )
+    return [part for part in parts if (part.loss_mask > 0).any()]
 
 
 def _nats(policy: PolicyLike, encodeds: Sequence[Encoded], progress: Progress) -> Array:

@@ -28,7 +28,7 @@ class EncoderLike(Protocol):
     pad_id: int
     stop_ids: frozenset[int]
 
-    def conversation(self, example: Conversation) -> list[Encoded]: ...  # noqa: D102
+    def conversation(self, example: Conversation, *, replies_only: bool = False) -> list[Encoded]: ...  # noqa: D102
     def text(self, example: Text) -> list[Encoded]: ...  # noqa: D102
     def labelled(self, example: Labelled) -> Encoded: ...  # noqa: D102
     def labelled_conversation(self, example: Labelled) -> Conversation: ...  # noqa: D102

@@ -131,7 +131,7 @@ def _data_context(report: Report) -> dict[str, Any]:
         "leaks": leaks,
         "leak_sentence": f"Of the {report.split} rows, "
         + " and ".join(f"{n:,} {'have' if n > 1 else 'has'} {_article(kind)} twin" for kind, n in leaks.items())
-        + " in the training rows. They can flatter the figures"
+        + f" in the {view.twins_in(report)} rows. They can flatter the figures"
         + (", so both are shown." if data.leak_free_figures else "."),
         **_leak_table(report),
         "label_sentence": f"{len(counts):,} labels; the rarest has {counts[0]:,} training rows, "
@@ -142,7 +142,7 @@ def _data_context(report: Report) -> dict[str, Any]:
 
 
 def _leak_table(report: Report) -> dict[str, Any]:
-    """Return the figures of run, base and floors on all rows and, after the arrow, on those without a twin in train."""
+    """Return the figures of run, base and floors on all rows and, after the arrow, on those without a twin."""
     run = view.run_of(report)
     free = {run.name: report.data.leak_free_figures} if run and report.data.leak_free_figures else {}
     free |= report.data.leak_free_others

@@ -83,6 +83,7 @@ class Confusion(Part):
     """Confusion matrix; rows are true labels, columns predicted. With many labels, only those named."""
 
     labels: list[str]
+    num_labels: int = Field(0, description="Labels that occur, named or not; 0 in older reports.")
     counts: list[list[int]]
     top_pairs: list[tuple[str, str, int]] = Field(description="Most frequent confusions: true, predicted, count.")
 
@@ -156,8 +157,12 @@ class DataSummary(Part):
     dropped_rows: dict[str, int] = Field(
         {}, description="split → rows that were left out: over max_length, or without a trained token"
     )
-    leaks: dict[str, int] = Field({}, description="`exact`, `near`: measured rows with a twin in train.")
-    leak_free_figures: list[Figure] = Field([], description="The run on the test rows that have no twin in train.")
+    leaks: dict[str, int] = Field(
+        {}, description="`exact`, `near`: measured rows with a twin in train, those of test in train or validation."
+    )
+    leak_free_figures: list[Figure] = Field(
+        [], description="The run on the test rows that have no twin in train or validation."
+    )
     leak_free_others: dict[str, list[Figure]] = Field(
         {}, description="The same of the untouched base and of each floor, by the name of the system."
     )

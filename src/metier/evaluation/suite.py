@@ -17,7 +17,7 @@ from metier.evaluation.records import write_predictions
 from metier.evaluation.result import DataSummary, Difference, Figure, Report, System, TargetResult
 from metier.evaluation.systems import Asked, ask_all
 from metier.evaluation.verdict import Compared, Evidence, judge, judge_targets
-from metier.metrics import Metric
+from metier.metrics import ANSWERS, Metric
 
 __all__ = ["EvaluationInput", "evaluate"]
 
@@ -80,7 +80,7 @@ def evaluate(given: EvaluationInput) -> Report:
         parity=dict(given.parity),
         reproduce=dict(given.reproduce),
         base_model=dict(given.base_model),
-        limits=[*warnings, *limits, *slice_limits, *_limits(given, run)],
+        limits=[*warnings, *limits, *slice_limits, *_limits(given, run, what)],
         warnings=warnings,
     )
 
@@ -106,7 +106,8 @@ class _Table:
 
     def figure(self, system: Asked, metric: Metric) -> Figure:
         """Return one figure with its interval."""
-        return figure(self._measured[system.name][metric.name], self._resampler, note=system.note)
+        measured = self._measured[system.name][metric.name]
+        return figure(measured, self._resampler, note=system.note or _part(measured.n, len(system.predictions)))
 
     def systems(self) -> list[System]:
         """Return the systems with the figures they have; the deciding one is always there for the run."""
@@ -182,6 +183,11 @@ class _Table:
         return [system for system in self.asked if system.role == "floor"]
 
 
+def _part(n: int, rows: int) -> str:
+    """Say so where a figure is of a part of the measured rows; empty where it is of all, or of none."""
+    return f"on {n:,} of {rows:,} rows" if 0 < n < rows else ""
+
+
 def _resampler(given: EvaluationInput, n: int) -> Resampler:
     return Resampler(n, samples=given.bootstrap_samples, seed=given.seed, confidence=given.confidence)
 
@@ -196,7 +202,7 @@ def _forgetting(given: EvaluationInput, base: Asked | None) -> tuple[list[Differ
 
 
 def _data(given: EvaluationInput, table: _Table) -> DataSummary:
-    """Add the figures of the run, its base and the floors on the rows that have no twin in train."""
+    """Add the figures of the run, its base and the floors on the rows that have no twin in train or validation."""
     run = table.asked[0]
     kept = [k for k, p in enumerate(run.predictions) if p.id not in given.leaking_ids]
     if len(kept) == len(run.predictions) or not kept:
@@ -205,7 +211,8 @@ def _data(given: EvaluationInput, table: _Table) -> DataSummary:
 
     def without_twins(system: Asked) -> list[Figure]:
         rows = [system.predictions[k] for k in kept]
-        found = [figure(measure(m, rows), resampler, note=system.note) for m in table.metrics]
+        measured = [measure(m, rows) for m in table.metrics]
+        found = [figure(m, resampler, note=system.note or _part(m.n, len(rows))) for m in measured]
         return [f for f in found if f.value is not None]
 
     others = {s.name: without_twins(s) for s in table.asked if s.role in ("base", "floor")}
@@ -238,7 +245,7 @@ def _not_reloaded(given: EvaluationInput) -> list[str]:
     ]
 
 
-def _limits(given: EvaluationInput, run: Asked) -> list[str]:
+def _limits(given: EvaluationInput, run: Asked, what: str) -> list[str]:
     found = [
         "The intervals cover the choice of the measured rows, not the luck of one training seed.",
     ]
@@ -249,7 +256,15 @@ def _limits(given: EvaluationInput, run: Asked) -> list[str]:
         )
     leaks = sum(p.id in given.leaking_ids for p in run.predictions)
     if leaks:
-        found.append(f"{_rows(leaks)} an exact or near twin in train; figures without them stand beside.")
+        beside = "figures without them stand beside" if leaks < len(run.predictions) else "no row is left without one"
+        found.append(f"{_rows(leaks)} an exact or near twin in train or validation; {beside}.")
+    unread = sum(p.nll is None for p in run.predictions) if "likelihood" in ANSWERS[what] else 0
+    if unread:
+        others = len(run.predictions) - unread
+        found.append(
+            f"{_rows(unread)} no likelihood, since training.max_length or a weight of 0 leaves no token of a reply to "
+            f"measure: perplexity and bits per byte are of the other {others:,}."
+        )
     cut = sum(p.cut_tokens > 0 for p in run.predictions)
     if cut:
         found.append(f"{_rows(cut)} more tokens than the model reads at once and lost their end or beginning.")

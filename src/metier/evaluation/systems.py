@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from metier.core.errors import ConfigError
 from metier.core.types import Conversation, Example, Labelled, ProblemType, Text
@@ -62,7 +62,8 @@ def _ask_classifiers(given: EvaluationInput, problem_type: ProblemType) -> tuple
         problem_type=problem_type,
     )
     found = _run_classifier(given, rows)
-    limits: list[str] = []
+    written = any(system.name == "run_text" for system in found)
+    limits = _sampled(given, rows.asked, "the other figures are of all") if written else []
     if given.baseline:
         found += _base_classifiers(given, rows, limits)
     if rows.train:
@@ -221,16 +222,11 @@ def _ask_writers(given: EvaluationInput, what: str) -> tuple[list[Asked], list[s
                 "nearest_neighbour",
                 "Nearest training row's reply",
                 "floor",
-                lambda: baseline.nearest_reply(known, conversations, seed=given.seed),
+                lambda: _nearest_reply(given, known, conversations),
                 phrase="the reply of the nearest training row",
             )
         )
-    limits = []
-    if given.max_examples is not None and what != "continue" and len(rows) > given.max_examples:
-        limits.append(
-            f"Answers were written for a sample of {given.max_examples} of {len(rows)} rows; likelihoods use all."
-        )
-    return found, limits
+    return found, _sampled(given, rows, "likelihoods use all") if what != "continue" else []
 
 
 def _free_text(
@@ -240,12 +236,37 @@ def _free_text(
     labels: Sequence[str],
 ) -> list[Prediction]:
     """Let the policy write; rows beyond `max_examples` stay without an answer."""
-    asked = rows if given.max_examples is None else baseline.sample(rows, given.max_examples, given.seed)
+    asked = _written(given, rows)
     answers = predict_generate(
         policy, asked, max_new_tokens=given.max_new_tokens, labels=labels, progress=given.progress
     )
+    return _filled(rows, asked, answers)
+
+
+def _nearest_reply(
+    given: EvaluationInput, known: Sequence[Conversation], rows: Sequence[Conversation]
+) -> list[Prediction]:
+    """Answer the rows that the run writes an answer to: figures that stand side by side are of the same rows."""
+    asked = _written(given, rows)
+    return _filled(rows, asked, baseline.nearest_reply(known, asked, seed=given.seed))
+
+
+def _written(given: EvaluationInput, rows: Sequence[Any]) -> Sequence[Any]:
+    """Return the rows that get a written answer: all, or a sample of `max_examples`, the same for every system."""
+    return rows if given.max_examples is None else baseline.sample(rows, given.max_examples, given.seed)
+
+
+def _filled(rows: Sequence[Example], asked: Sequence[Example], answers: Sequence[Prediction]) -> list[Prediction]:
+    """Return a prediction per row, without an output for those that were not asked."""
     answered = {id(e): p for e, p in zip(asked, answers, strict=True)}
     return [answered.get(id(e)) or prediction_of(e) for e in rows]
+
+
+def _sampled(given: EvaluationInput, rows: Sequence[Example], others: str) -> list[str]:
+    """Say so where answers were written for some of the rows."""
+    if given.max_examples is None or len(rows) <= given.max_examples:
+        return []
+    return [f"Answers were written for a sample of {given.max_examples:,} of {len(rows):,} rows; {others}."]
 
 
 # ───────────────────────────────────────────────────────────────────────────── small

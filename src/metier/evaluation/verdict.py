@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from metier.core.page import apart
 from metier.evaluation.result import Difference, Figure, TargetResult, Verdict
 from metier.evaluation.systems import Asked
 
@@ -29,6 +30,7 @@ NOUNS = {
     "regression": "texts",
     "continue": "texts",
 }
+_CONDITION = re.compile(r"\s*(>=|<=|>|<)\s*(\S+)\s*")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -109,7 +111,7 @@ def judge_targets(
     found = []
     for name, condition in targets.items():
         value = gains.get(name) if name.startswith("gain_over_") else values.get(name)
-        match = re.fullmatch(r"\s*(>=|<=|>|<)\s*(\S+)\s*", condition)
+        match = _CONDITION.fullmatch(condition)
         met = None if value is None or match is None else _COMPARE[match[1]](value, float(match[2]))
         note = "" if value is not None else "this figure could not be computed, so the target counts as missed"
         found.append(TargetResult(name=name, condition=condition, value=value, met=met, note=note))
@@ -210,5 +212,9 @@ def _missed(target: TargetResult) -> str:
     name = target.name.replace("gain_over_base.", "the gain in ").replace(
         "gain_over_floor.", "the gain over the floor in "
     )
-    value = "could not be computed" if target.value is None else f"is {target.value:.3g}"
+    asked = _CONDITION.fullmatch(target.condition)
+    if target.value is None or asked is None:
+        value = "could not be computed"
+    else:
+        value = f"is {apart(target.value, float(asked[2]))}"
     return f"{name} {value}, asked for was {target.condition.strip()}"

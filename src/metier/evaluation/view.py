@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from metier.core.catalog import catalog
-from metier.core.page import label, number, shorten, visible
+from metier.core.page import THIN, apart, interval, label, number, shorten, visible
 from metier.evaluation.diff import Piece, words
 from metier.evaluation.result import Difference, Figure, Report, Shown, SliceRow, System, TargetResult, Verdict
 
@@ -108,6 +109,16 @@ def figure(system: System | None, metric: str) -> Figure | None:
     return next((f for f in system.figures if f.metric == metric), None) if system else None
 
 
+def beside(report: Report, item: Figure) -> str:
+    """Return what stands behind a figure: its interval, and which rows it is of where these are not the run's, or all.
+
+    A reader compares what stands in one table, so a figure of other rows has to say so where it stands.
+    """
+    run = figure(run_of(report), item.metric)
+    rows = item.note or (f"{item.n:,} rows" if run is not None and run.n != item.n else "")
+    return "; ".join(text for text in (interval(item.low, item.high, item.unit), rows) if text)
+
+
 def unit_of(report: Report, metric: str) -> str:
     """Return the unit of a metric, as the measured figures state it; of a target's name, that of its last part."""
     name = GAIN.sub("", metric)
@@ -180,12 +191,57 @@ def sentence(report: Report) -> str:
 
 def condition(report: Report, target: TargetResult) -> str:
     """Return a target's condition in words and in the figure's own unit: `at least 92.0 %`."""
-    sign = GAIN.match(target.name) is not None
+    limit = _limit(target)
+    return target.condition if limit is None else f"{limit[0]} {_exact(report, target, limit[1])}"
+
+
+def measured(report: Report, target: TargetResult) -> str:
+    """Return a target's figure in its unit, with the digits it takes to see on which side of the limit it lies."""
+    limit, unit = _limit(target), unit_of(report, target.name)
+    shown = number(target.value, unit, sign=_is_gain(target))
+    if target.value is None or limit is None:
+        return shown
+    value, bound = (_scaled(report, target, x) for x in (target.value, limit[1]))
+    read = _read(shown)
+    seen = (read < bound, read > bound) == (value < bound, value > bound) or math.isclose(value, bound, rel_tol=1e-12)
+    return shown if seen else _with_unit(report, target, apart(value, bound))
+
+
+def _limit(target: TargetResult) -> tuple[str, float] | None:
+    """The operator of a target's condition in words, and its number."""
+    condition = target.condition.strip()
     for operator, text in ((">=", "at least"), ("<=", "at most"), (">", "above"), ("<", "below")):
-        if target.condition.strip().startswith(operator):
-            value = float(target.condition.strip().removeprefix(operator))
-            return f"{text} {number(value, unit_of(report, target.name), sign=sign)}"
-    return target.condition
+        if condition.startswith(operator):
+            return text, float(condition.removeprefix(operator))
+    return None
+
+
+def _exact(report: Report, target: TargetResult, limit: float) -> str:
+    """A limit as it was set: one of 91.96 % is not shown as 92.0 %."""
+    shown, value = number(limit, unit_of(report, target.name), sign=_is_gain(target)), _scaled(report, target, limit)
+    return shown if math.isclose(_read(shown), value) else _with_unit(report, target, f"{value:.10g}")
+
+
+def _is_gain(target: TargetResult) -> bool:
+    return GAIN.match(target.name) is not None
+
+
+def _scaled(report: Report, target: TargetResult, value: float) -> float:
+    """A figure as it is written: shares in percent."""
+    return 100 * value if unit_of(report, target.name) == "share" else value
+
+
+def _read(shown: str) -> float:
+    """The number that core.page.number wrote."""
+    return float(shown.partition(THIN)[0].replace("−", "-").replace(",", ""))
+
+
+def _with_unit(report: Report, target: TargetResult, digits: str) -> str:
+    unit = unit_of(report, target.name)
+    if unit == "share":
+        unit = "points" if _is_gain(target) else "%"
+    plus = "+" if _is_gain(target) and float(digits) > 0 else ""
+    return (plus + digits + (THIN + unit if unit else "")).replace("-", "−", 1)
 
 
 def target_name(report: Report, target: TargetResult) -> str:
@@ -221,6 +277,11 @@ def explanations(report: Report) -> list[tuple[str, str]]:
         if kind:
             found.append((item.label, known.summary(kind)))
     return found
+
+
+def twins_in(report: Report) -> str:
+    """Return among which rows the twins of the measured rows were looked for (data/split.py, `proof`)."""
+    return "training or validation" if report.split == "test" else "training"
 
 
 def slice_groups(report: Report) -> list[tuple[str, str, list[SliceRow]]]:

@@ -231,6 +231,31 @@ def test_an_unmeasured_checkpoint_is_not_compared_by_the_figures_of_another(trai
     assert caught.value.fix == f"metier evaluate {run.number}@step-000004"
 
 
+def test_a_report_of_the_checkpoint_that_was_chosen_before_is_of_no_use_for_the_one_chosen_now(
+    trained: tuple[Parts, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped and measured, then resumed and stopped again: the weights of `best` are not those of the report."""
+    made, run = trained
+    number, best = str(run.number), read_json(run.dir / "best.json")
+    monkeypatch.setattr(models, "gate", lambda *_: "optional")
+    evaluate.evaluate(made.project, number)
+    assert run.report_of_another() == ""
+    write_json(run.dir / "best.json", {"checkpoint": "step-000004", "step": 4, "chosen_by": "accuracy"})
+    try:
+        assert run.report_of_another() == "step-000002"
+        models.export(made.project, number, tmp_path / "before")
+        assert not (tmp_path / "before" / "README.md").exists()
+        with pytest.raises(ConfigError, match="has no report of its chosen checkpoint") as caught:
+            evaluate.compare(made.project, number, f"{number}@step-4")
+        assert (caught.value.received, caught.value.fix) == ("a report of step-000002", f"metier evaluate {number}")
+        report = evaluate.evaluate(made.project, number)
+        models.export(made.project, number, tmp_path / "after")
+        assert (tmp_path / "after" / "README.md").read_text() == card.render(report, form="hf")
+        assert report.training.best_step == 4 and run.report_of_another() == ""
+    finally:
+        write_json(run.dir / "best.json", best)
+
+
 @pytest.mark.parametrize(
     ("rows", "split", "step", "place"),
     [

@@ -20,6 +20,7 @@ from metier.actions import plan as plans
 from metier.actions.ahead import look_ahead
 from metier.actions.compose import Parts, compose
 from metier.core.batch import Batch
+from metier.core.errors import DataError
 from metier.core.project import Project
 from metier.core.recipe import Evaluation, Recipe
 from metier.models import probe
@@ -282,3 +283,35 @@ def test_the_plan_says_what_the_evaluation_at_the_end_has_to_do(project: Project
     few = parts.recipe.model_copy(update={"evaluation": Evaluation(max_examples=2)})
     assert plans.plan_parts(replace(parts, recipe=few)).written_rows == 2
     assert plans.plan_parts(parts_of(project, "classify")).written_rows == 0, "a head answers without writing"
+
+
+def long_test_row(project: Project, truncation: str) -> Recipe:
+    """Rows that all fit but one of the test split, whose prompt alone is over max_length."""
+    rows = chat_rows(12)
+    asked = {"role": "user", "content": "the cat " * 200}
+    rows[-1] = {"messages": [asked, {"role": "assistant", "content": "sat"}]}
+    (project.root / "given.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return Recipe.build(
+        {
+            "name": f"long-{truncation}",
+            "objective": {"task": "chat"},
+            "data": {"sources": [{"path": "chat.jsonl"}, {"path": "given.jsonl", "split": "test"}]},
+            "model": {"name_or_path": "base", "dtype": "float32"},
+            "method": {"kind": "sft"},
+            "training": {"max_length": 64, "max_steps": 1, "truncation": truncation},
+        }
+    )
+
+
+def test_a_test_row_that_the_evaluation_could_not_read_is_refused_before_training(project: Project) -> None:
+    with pytest.raises(DataError, match="E357") as caught:
+        plans.plan(long_test_row(project, "error"), project)
+    assert "given.jsonl:12" in caught.value.place
+
+
+@pytest.mark.parametrize("truncation", ["right", "drop"])
+def test_test_rows_that_will_have_no_likelihood_are_counted_before_training(project: Project, truncation: str) -> None:
+    found = plans.plan(long_test_row(project, truncation), project)
+    assert (found.tested_rows, found.unread_rows) == (12, 1)
+    assert "; 1 have no token of a reply within max_length=64: no likelihood" in found.to_text()
+    assert plans.plan(long_test_row(project, "left"), project).unread_rows == 0

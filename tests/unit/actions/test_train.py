@@ -12,6 +12,7 @@ from metier.actions import train
 from metier.core.errors import ConfigError, DataError
 from metier.core.project import Project
 from metier.core.recipe import Recipe
+from metier.core.types import Conversation, Labelled, Message
 
 
 def recipe(method: Any, task: str, metrics: Any = "auto", adapter: str = "lora", **targets: str) -> Recipe:
@@ -111,6 +112,21 @@ def test_rows_of_which_none_are_held_out_are_refused_before_hours_of_training() 
     assert caught.value.code == "E326" and "train 9" in caught.value.received
     counts["validation"] = 1
     train.check_figures(recipe("classify", "classify"), dataset)
+
+
+@pytest.mark.parametrize(("test", "refused"), [("both", True), ("conversations", False), ("labels", False)])
+def test_rows_without_a_single_right_answer_are_refused_before_hours_of_training(test: str, refused: bool) -> None:
+    talk = Conversation(messages=(Message("user", "q"), Message("assistant", "a")))
+    label = Labelled(text="t", target="a")
+    rows = {"both": [talk, label], "conversations": [talk], "labels": [label]}[test]
+    manifest = {"kinds": {"labelled": 9, "conversation": 9}, "problem_type": "single_label"}
+    dataset: Any = SimpleNamespace(manifest=manifest, count=lambda _: 2, iterate=lambda split: iter(rows))
+    if not refused:
+        train.check_figures(recipe("sft", "classify"), dataset)
+        return
+    with pytest.raises(DataError) as caught:
+        train.check_figures(recipe("sft", "classify"), dataset)
+    assert (caught.value.code, caught.value.received) == ("E361", "conversation, labelled in test")
 
 
 @pytest.mark.parametrize("method", ["sft", "cpt"])

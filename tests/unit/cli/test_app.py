@@ -6,12 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from metier import __version__
-from metier.cli import app, doctor
+from metier.cli import app, doctor, evaluate
 from metier.core import audit
 from metier.core.errors import Bug, GateError, MachineError
 from metier.core.project import Project, write_json
@@ -260,6 +261,27 @@ def test_report_prints_the_path_alone_on_stdout(project: Project, capsys: Out) -
     assert capsys.readouterr().out == "# Worth it\n"
     assert app.run(["report", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sentence"] == "Worth it."
+
+
+def test_a_report_of_another_checkpoint_than_the_chosen_one_is_not_shown_as_the_runs(
+    project: Project, capsys: Out
+) -> None:
+    run = make_run(project, "stopped")
+    write_json(run.dir / "best.json", {"checkpoint": "step-000200", "step": 200})
+    (run.dir / "report.html").write_text("<p>")
+    write_json(run.dir / "report.json", {"sentence": "Worth it.", "training": {"best_step": 100}})
+    assert app.run(["report", "1"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("E254") and "step-000100" in err and "metier evaluate 1" in err and "Worth it" not in err
+    assert app.run(["runs", "show", "1"]) == 0
+    assert "report.html (of step-000100, which is not the chosen checkpoint any more)" in capsys.readouterr().out
+    write_json(run.dir / "report.json", {"sentence": "Worth it.", "training": {"best_step": 200}})
+    assert app.run(["report", "1"]) == 0
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.919996, "0.919996"), (0.92, "0.92"), (0.87654, "0.8765"), (None, "–")])
+def test_a_missed_target_is_not_rounded_to_what_was_asked_for(value: float | None, shown: str) -> None:
+    assert evaluate._against(SimpleNamespace(value=value, condition=" >= 0.92")) == shown
 
 
 def test_audit_verify_exits_with_6_on_tampering(project: Project, capsys: Out) -> None:

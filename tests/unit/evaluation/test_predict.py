@@ -134,6 +134,16 @@ def test_replies_alone_are_measured() -> None:
     assert found.prompt == row.messages[0].text
 
 
+def test_replies_alone_are_measured_where_the_prompts_are_trained_on_too() -> None:
+    row = conversations(1)[0]
+    asked, trained_on_all = policy(), policy()
+    trained_on_all.encoder = Encoder(tokenizer(), max_length=128, labels=LABELS, assistant_only_loss=False)
+    assert trained_on_all.encoder.conversation(row)[0].loss_mask[1:].all()
+    found, plain = predict_text(trained_on_all, [row])[0], predict_text(asked, [row])[0]
+    assert (found.num_bytes, found.num_tokens) == (len(row.messages[-1].text.encode()), plain.num_tokens)
+    assert found.nll == pytest.approx(plain.nll)
+
+
 def test_free_text_is_greedy_and_does_not_depend_on_its_neighbours() -> None:
     asked, rows = policy(), conversations(8)
     together = predict_generate(asked, rows, max_new_tokens=6)

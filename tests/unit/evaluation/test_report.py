@@ -133,6 +133,18 @@ def test_twins_without_figures_of_their_own_are_not_said_to_be_shown(make_report
     assert "both are shown" not in text
 
 
+def test_a_figure_of_other_rows_than_the_runs_says_so_in_page_markdown_and_card(make_report: Make) -> None:
+    report = make_report("classification")
+    zero = next(s for s in report.systems if s.name == "zero_shot")
+    zero.figures[0] = zero.figures[0].model_copy(update={"n": 500, "note": "on a sample of 500 rows"})
+    zero.figures[1] = zero.figures[1].model_copy(update={"n": 499})  # as an older report.json has it, without a note
+    low = "13.3–15.1\xa0%"
+    for text in (rendering.render(report), rendering.report_markdown(report), card.render(report)):
+        assert f"{low}; on a sample of 500 rows" in text
+        assert text.count("; 499 rows") == 1
+        assert "3,080 rows)" not in text and "; 3,080 rows<" not in text, "the run's rows need no mention in each cell"
+
+
 def test_a_warning_stands_beside_the_verdict_in_page_markdown_and_card(make_report: Make) -> None:
     report = make_report("classification").model_copy(update={"warnings": ["90% of 200 answers were cut"]})
     html = rendering.render(report)
@@ -220,6 +232,37 @@ def test_targets_are_shown_in_the_unit_of_their_figure(make_report: Make) -> Non
     assert view.target_name(report, gain) == "Accuracy, gain over the floor"
     other = TargetResult(name="perplexity", condition="<=20", value=None, met=None)
     assert view.condition(report, other) == "at most 20"
+
+
+@pytest.mark.parametrize(
+    ("name", "condition", "value", "asked", "shown"),
+    [
+        ("accuracy", ">= 0.92", 0.91961, "at least 92.0\xa0%", "91.96\xa0%"),
+        ("accuracy", ">= 0.9196", 0.9198, "at least 91.96\xa0%", "92.0\xa0%"),
+        ("accuracy", ">= 0.9196", 0.91955, "at least 91.96\xa0%", "91.95\xa0%"),
+        ("perplexity", "<= 1250.4", 1250.47, "at most 1250.4", "1250.5"),
+        ("accuracy", ">= 0.92", 0.87654, "at least 92.0\xa0%", "87.7\xa0%"),
+        ("accuracy", ">= 0.92", 0.92, "at least 92.0\xa0%", "92.0\xa0%"),
+        ("gain_over_base.accuracy", "> 0.05", 0.049996, "above +5.0\xa0points", "+4.9996\xa0points"),
+        ("rouge", "<= 1.2345678", 1.2345, "at most 1.2345678", "1.234"),
+    ],
+)
+def test_a_target_and_its_figure_are_never_rounded_to_the_same(
+    name: str, condition: str, value: float, asked: str, shown: str, make_report: Make
+) -> None:
+    report = make_report("classification")
+    target = TargetResult(name=name, condition=condition, value=value, met=None)
+    assert (view.condition(report, target), view.measured(report, target)) == (asked, shown)
+
+
+def test_twins_are_looked_for_in_train_and_validation_and_that_is_said(make_report: Make) -> None:
+    report = make_report("classification")
+    none = report.model_copy(update={"data": report.data.model_copy(update={"leaks": {}})})
+    for render in (rendering.report_markdown, card.render, rendering.render):
+        assert "twin in the training or validation rows" in render(report)
+        assert "twin in the training or validation rows" in render(none)
+        # A validation row is compared with train alone.
+        assert "twin in the training rows" in render(none.model_copy(update={"split": "validation"}))
 
 
 def test_a_page_with_77_classes_stays_small(make_report: Make, page_of: PageOf) -> None:

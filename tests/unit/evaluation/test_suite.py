@@ -162,6 +162,18 @@ def test_leaks_slices_and_forgetting_are_shown() -> None:
     assert report.forgetting[0].delta == 0.0 and report.forgetting[0].outcome == "same"  # nothing was trained
 
 
+def test_where_every_measured_row_has_a_twin_no_figures_without_them_are_promised() -> None:
+    rows = labelled(240)
+    for leaking, said in (
+        (rows[120:], "no row is left without one"),
+        (rows[121:], "figures without them stand beside"),
+    ):
+        found = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), rows, leaking_ids=frozenset(e.id for e in leaking))
+        limit = next(text for text in found.limits if " twin in " in text)
+        assert limit.endswith(f"an exact or near twin in train or validation; {said}.")
+        assert bool(found.data.leak_free_figures) == (len(leaking) < 120)
+
+
 def test_the_leak_free_figures_of_base_and_floor_leave_out_the_same_rows() -> None:
     rows = labelled(240)
     asked = policy(HeadSpec(num_outputs=3, labels=LABELS))
@@ -249,12 +261,26 @@ def test_writers_are_compared_with_their_base_and_the_nearest_reply(tmp_path: Pa
     figures = {(s.name, f.metric): f for s in report.systems for f in s.figures}
     assert figures["run", "rouge"].n == 110 and figures["run", "bits_per_byte"].n == 120
     assert figures["nearest_neighbour", "rouge"].value is not None
+    assert figures["nearest_neighbour", "rouge"].n == 110, "figures that stand side by side are of the same rows"
+    assert {figures[name, "rouge"].note for name in ("run", "base", "nearest_neighbour")} == {"on 110 of 120 rows"}
     assert ("nearest_neighbour", "bits_per_byte") not in figures
     assert report.primary_metric == "rouge" and report.verdict == "no_gain"
     assert any("sample of 110 of 120 rows" in limit for limit in report.limits)
     written = {p.name: read_predictions(p) for p in tmp_path.iterdir()}
     assert set(written) == {"test-run.jsonl", "test-base.jsonl", "test-nearest_neighbour.jsonl"}
+    answered = {name: {p.id for p in rows if p.output is not None} for name, rows in written.items()}
+    assert answered["test-nearest_neighbour.jsonl"] == answered["test-run.jsonl"]
     assert metric("rouge").value(written["test-run.jsonl"]) == pytest.approx(figures["run", "rouge"].value)
+
+
+def test_a_classifier_that_writes_to_a_sample_says_so() -> None:
+    report = ask(policy(), labelled(60), max_examples=7)
+    figures = {(s.name, f.metric): f for s in report.systems for f in s.figures}
+    assert (figures["run", "accuracy"].n, figures["run_text", "accuracy"].n) == (30, 7)
+    assert figures["run_text", "accuracy"].note == "on 7 of 30 rows"
+    assert any("for a sample of 7 of 30 rows; the other figures are of all" in limit for limit in report.limits)
+    headed = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), labelled(60), max_examples=7)
+    assert not any("sample" in limit for limit in headed.limits), "a head writes nothing"
 
 
 def test_without_validation_the_choice_is_made_on_the_measured_rows_and_said() -> None:
@@ -325,6 +351,31 @@ def test_the_first_metric_that_was_asked_for_decides() -> None:
     assert [f.metric for f in report.systems[0].figures] == ["f1", "accuracy"]
 
 
+@pytest.mark.parametrize(("truncation", "asks"), [("drop", 1), ("right", 300)])
+def test_rows_without_a_likelihood_are_counted_and_said(truncation: str, asks: int) -> None:
+    """`drop` leaves long rows out; by the default, a prompt that fills max_length leaves no token of its reply."""
+    rows = conversations(40)
+    long = [
+        identify(Conversation(messages=(Message("user", "the cat " * asks), Message("assistant", f"sat {k} " * 100))))
+        for k in range(4)
+    ]
+    asked = policy()
+    asked.encoder = Encoder(tokenizer(), max_length=128, labels=LABELS, truncation=truncation)
+    report = ask(asked, rows, test=[*rows[20:], *long], task="chat", problem_type=None, max_new_tokens=2)
+    for system in report.systems[:2]:
+        found = {f.metric: f for f in system.figures}
+        assert (found["bits_per_byte"].n, found["bits_per_byte"].note) == (20, "on 20 of 24 rows")
+        assert (found["rouge"].n, found["rouge"].note) == (24, "")
+    said = [limit for limit in report.limits if "no likelihood" in limit]
+    assert len(said) == 1 and said[0].startswith("4 measured rows have no likelihood") and "other 20." in said[0]
+
+
+def test_nothing_is_said_of_likelihoods_where_every_row_has_one_or_none_is_asked_for() -> None:
+    for report in (ask(policy(), conversations(24), task="chat", problem_type=None), generative()):
+        assert not [limit for limit in report.limits if "no likelihood" in limit]
+        assert not [f for f in report.systems[0].figures if f.note]
+
+
 def test_rows_that_cannot_be_evaluated() -> None:
     with pytest.raises(DataError, match="E360 The split `test` has no rows"):
         ask(policy(), [])
@@ -349,3 +400,52 @@ def test_two_runs_are_compared_on_the_rows_they_share() -> None:
     assert few.sentence.startswith("Not enough evidence: 40 common rows")
     with pytest.raises(DataError, match="E362"):
         versus(first[:5], second[-5:], [metric("accuracy")], names=("run 12", "run 9"))
+
+
+def likelihoods(nats: float, tokens: int, num_bytes: int, n: int = 150, **more: Any) -> list[Prediction]:
+    return [
+        Prediction(id=str(k), reference="a reply", nll=nats + k % 3, num_tokens=tokens, num_bytes=num_bytes, **more)
+        for k in range(n)
+    ]
+
+
+def test_perplexities_of_two_tokenizers_are_not_compared() -> None:
+    metrics = [metric("bits_per_byte"), metric("perplexity")]
+    coarse, fine = likelihoods(20.0, tokens=2, num_bytes=7), likelihoods(20.0, tokens=7, num_bytes=7)
+    found = versus(coarse, fine, metrics, names=("run 1", "run 2"))
+    assert [d.metric for d in found.rows] == ["bits_per_byte"]
+    assert found.sentence.startswith("No clear difference in Bits per byte on 150 common rows")
+    assert len(found.notes) == 1 and found.notes[0].startswith("Perplexity is left out: it is per token")
+    alike = versus(coarse, likelihoods(30.0, tokens=2, num_bytes=7), metrics, names=("run 1", "run 2"))
+    assert [d.metric for d in alike.rows] == ["bits_per_byte", "perplexity"] and alike.notes == ()
+
+
+def test_rows_of_which_the_runs_measured_different_parts_are_in_no_likelihood() -> None:
+    metrics = [metric("bits_per_byte"), metric("perplexity")]
+    whole = likelihoods(20.0, tokens=9, num_bytes=30)
+    cut = [*likelihoods(2.0, tokens=3, num_bytes=11)[:30], *whole[30:]]  # as by a smaller training.max_length
+    found = versus(whole, cut, metrics, names=("run 1", "run 2"))
+    assert [(d.metric, d.n, d.delta) for d in found.rows] == [("bits_per_byte", 120, 0.0), ("perplexity", 120, 0.0)]
+    assert found.notes[0].startswith("30 of 150 common rows are left out of the likelihoods")
+    replies = likelihoods(20.0, tokens=9, num_bytes=12)  # as against a run measured on prompt and reply
+    none = versus(whole, replies, metrics, names=("run 1", "run 2"))
+    assert none.rows == [] and none.sentence == "run 1 and run 2 have no figure in common."
+    assert none.notes[0].startswith("150 of 150 common rows are left out of the likelihoods")
+    assert versus(whole, replies, [metric("rouge")], names=("run 1", "run 2")).notes == ()
+
+
+def test_the_first_token_of_a_text_may_be_missing_from_one_measurement_of_it() -> None:
+    whole, rest = (likelihoods(20.0, tokens=n, num_bytes=n, prompt="a reply") for n in (7, 5))
+    found = versus(whole, rest, [metric("bits_per_byte")], names=("run 1", "run 2"))
+    assert [d.n for d in found.rows] == [150] and found.notes == ()
+
+
+def test_a_comparison_says_which_split_each_run_was_measured_on() -> None:
+    first, second = answers([True] * 150), answers([False] * 150)
+    metrics, names = [metric("accuracy")], ("run 1", "run 2")
+    mixed = versus(first, second, metrics, names=names, splits=("validation", "test"))
+    assert "on 150 common rows (validation of run 1, test of run 2) (95 % interval" in mixed.sentence
+    assert mixed.splits == ("validation", "test") and mixed.notes[0].endswith("that favours run 1.")
+    both = versus(first, second, metrics, names=names, splits=("validation", "validation"))
+    assert "on 150 common rows of validation (95 %" in both.sentence and both.notes[0].startswith("Both were measured")
+    assert versus(first, second, metrics, names=names).notes == ()

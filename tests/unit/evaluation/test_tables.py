@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from metier.evaluation import chart
 from metier.evaluation.detail import calibration, class_rows, confusion
 from metier.evaluation.examples import pick
 from metier.evaluation.slices import slice_rows
@@ -50,7 +51,9 @@ def test_a_large_confusion_matrix_shows_the_classes_that_are_confused() -> None:
     many = [Prediction(id="", reference=f"c{k:02}", output=f"c{k:02}") for k in range(60)]
     many += [Prediction(id="", reference="c41", output="c42")] * 3
     found = confusion(many)
-    assert found is not None and len(found.labels) == 20
+    assert found is not None and len(found.labels) == 20 and found.num_labels == 60
+    drawn = chart.confusion(found)
+    assert drawn is not None and drawn.note.startswith("The 20 classes with the most errors, of 60.")
     assert {"c41", "c42"} <= set(found.labels)
 
 

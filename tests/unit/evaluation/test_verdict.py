@@ -92,6 +92,22 @@ def test_a_missed_target_is_named() -> None:
     assert sentence.endswith("; the gain in accuracy is 0.124, asked for was >= 0.2.")
 
 
+@pytest.mark.parametrize(
+    ("condition", "value", "said"),
+    [
+        (">= 0.92", 0.9196, "accuracy is 0.9196, asked for was >= 0.92"),
+        (">= 0.92", 0.91999996, "accuracy is 0.91999996, asked for was >= 0.92"),
+        ("> 0.92", 0.92, "accuracy is 0.92, asked for was > 0.92"),
+        ("<= 0.1234", 0.12341, "accuracy is 0.12341, asked for was <= 0.1234"),
+        (">= 0.92", 0.87654, "accuracy is 0.877, asked for was >= 0.92"),
+    ],
+)
+def test_a_missed_target_is_seen_to_be_missed(condition: str, value: float, said: str) -> None:
+    missed = judge_targets({"accuracy": condition}, {"accuracy": value}, {})
+    assert missed[0].met is False
+    assert judge(evidence(targets=missed))[1].endswith(f"; {said}.")
+
+
 def test_a_target_that_could_not_be_measured_is_missed() -> None:
     unknown = TargetResult(name="ece", condition="<= 0.05", value=None, met=None)
     assert judge(evidence(targets=[unknown]))[0] == "target_missed"
