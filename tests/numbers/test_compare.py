@@ -142,6 +142,30 @@ def test_only_rows_that_both_answered_are_compared() -> None:
 
 
 @pytest.mark.parametrize(
+    ("spec", "expected"), [("f1", -0.477), ("f1:average=micro", -0.477), ("precision", -0.8), ("recall", 1 / 6)]
+)
+def test_false_alarms_count_where_the_other_system_is_rightly_silent(spec: str, expected: float) -> None:
+    """1,000 comments, 120 toxic: 100 hits and 400 false alarms against 80 hits and none."""
+
+    def system(alarms: Callable[[int], bool]) -> list[Prediction]:
+        said = (("toxic",) if alarms(k) else () for k in range(1000))
+        return [
+            Prediction(id=str(k), reference=("toxic",) if k < 120 else (), output=output)
+            for k, output in enumerate(said)
+        ]
+
+    wanted = metric(spec)
+    run = measure(wanted, system(lambda k: k < 100 or k >= 600))
+    floor = measure(wanted, system(lambda k: k < 80))
+    found = difference(run, floor, "tfidf_svm", Resampler(1000, samples=200))
+    assert found is not None
+    assert found.delta == pytest.approx(run.value - floor.value, abs=1e-9) == pytest.approx(expected, abs=1e-3)
+    assert found.outcome == ("better" if expected > 0 else "worse")
+    assert found.n == run.n == floor.n == 1000
+    assert found.low < found.delta < found.high
+
+
+@pytest.mark.parametrize(
     ("low", "high", "higher", "expected"),
     [
         (0.1, 0.2, True, "better"),

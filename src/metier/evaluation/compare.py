@@ -93,7 +93,7 @@ class Measured:
     rows: Array | None
     """One number per row, NaN where the metric does not apply; None for metrics over the whole set."""
     applies: npt.NDArray[np.bool_]
-    """True for the rows that take part."""
+    """True for the rows that take part: a false alarm on one side counts where the other side rightly said nothing."""
 
     @property
     def n(self) -> int:
@@ -111,7 +111,7 @@ def measure(metric: Metric, predictions: Sequence[Prediction]) -> Measured:
     rows = metric.rows(predictions) if metric.per_row else None
     statistics = metric.statistics(predictions) if rows is None else mean_statistics(rows)
     value = float(metric.figure(statistics.sum(axis=0))) if len(predictions) else float("nan")
-    applies = np.count_nonzero(statistics, axis=1) > 0 if rows is None else ~np.isnan(rows)
+    applies = metric.applies(predictions) if rows is None else ~np.isnan(rows)
     return Measured(metric, statistics, value, rows, applies)
 
 

@@ -41,6 +41,11 @@ def decisions(prediction: Prediction) -> list[tuple[float, float]]:
     return [(prediction.confidence, float(prediction.correct))]
 
 
+def applies(prediction: Prediction) -> bool:
+    """Return whether the row holds a decision with a probability."""
+    return bool(decisions(prediction))
+
+
 def statistics(predictions: Sequence[Prediction], options: Options) -> Array:
     """Return (N, 3·bins): decisions, summed confidence and summed correctness per bin."""
     found = np.zeros((len(predictions), 3, options.bins))
