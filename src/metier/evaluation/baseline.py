@@ -44,6 +44,8 @@ class Rows:
     """The rows to predict."""
     labels: tuple[str, ...]
     problem_type: ProblemType
+    decides: Metric | None = None
+    """The figure that decides the verdict, by which forms and strengths are chosen; None: the problem type's own."""
 
 
 def sample(rows: Sequence[Any], limit: int, seed: int) -> list[Any]:
@@ -54,11 +56,19 @@ def sample(rows: Sequence[Any], limit: int, seed: int) -> list[Any]:
     return [rows[i] for i in sorted(chosen)]
 
 
-def score(predictions: Sequence[Prediction], problem_type: ProblemType) -> float:
-    """Return the figure that decides in this situation, turned so that higher is better; -inf when there is none."""
-    decides: Metric = metrics_for(problem_type)[0]
-    value = decides.value(predictions)
-    return -math.inf if value is None else value if decides.higher_is_better else -value
+def score(predictions: Sequence[Prediction], rows: Rows) -> tuple[float, float]:
+    """Return how good answers are, each number turned so that higher is better; -inf where there is no figure.
+
+    First by the figure that decides, then by that of the problem type: it breaks ties, and decides alone among answers
+    that have no such figure, as an SVM's have no calibration error.
+    """
+    own = metrics_for(rows.problem_type)[0]
+    return _turned(rows.decides or own, predictions), _turned(own, predictions)
+
+
+def _turned(metric: Metric, predictions: Sequence[Prediction]) -> float:
+    value = metric.value(predictions)
+    return -math.inf if value is None else value if metric.higher_is_better else -value
 
 
 def one_answer(rows: Rows, train: Sequence[Labelled]) -> bool:
@@ -229,4 +239,4 @@ def fit_best(models: Sequence[Any], train: Sequence[Labelled], features: Any, ro
     if not rows.validation:
         return Fitted(models[len(models) // 2], train, features, rows)
     fitted = [Fitted(model, train, features, rows) for model in models]
-    return max(fitted, key=lambda fit: score(fit.predict(rows.validation, held_out), rows.problem_type))
+    return max(fitted, key=lambda fit: score(fit.predict(rows.validation, held_out), rows))

@@ -31,7 +31,7 @@ def evaluate(given: EvaluationInput) -> Report:
     """
     what = situation(given)
     metrics = chosen_metrics(what, given.metrics, given.targets)
-    asked, limits = ask_all(given, what)
+    asked, limits = ask_all(given, what, metrics[0])
     _write(given, asked)
     table = _Table(given, metrics, asked)
     targets = judge_targets(given.targets, table.values(), table.gains())

@@ -21,7 +21,7 @@ from metier.evaluation.predict import (
 )
 from metier.evaluation.protocols import PolicyLike
 from metier.evaluation.records import as_conversation, prediction_of
-from metier.metrics import Prediction
+from metier.metrics import Metric, Prediction
 
 Role = Literal["run", "base", "base_candidate", "floor"]
 CHOICE_ROWS = 500
@@ -43,23 +43,31 @@ class Asked:
     note: str = ""
 
 
-def ask_all(given: EvaluationInput, what: str) -> tuple[list[Asked], list[str]]:
-    """Return every system (the run first, then the base, then the floors) and what could not be asked, in words."""
+def ask_all(given: EvaluationInput, what: str, decides: Metric) -> tuple[list[Asked], list[str]]:
+    """Return every system (the run first, then the base, then the floors) and what could not be asked, in words.
+
+    Args:
+        what: the situation (inputs.situation).
+        decides: the metric of the verdict, by which the strongest form of base and floor is chosen.
+    """
     if what in ("single_label", "multi_label", "regression"):
-        return _ask_classifiers(given, cast(ProblemType, what))
+        return _ask_classifiers(given, cast(ProblemType, what), decides)
     return _ask_writers(given, what)
 
 
 # ───────────────────────────────────────────────────────────────────────────── labels and numbers
 
 
-def _ask_classifiers(given: EvaluationInput, problem_type: ProblemType) -> tuple[list[Asked], list[str]]:
+def _ask_classifiers(
+    given: EvaluationInput, problem_type: ProblemType, decides: Metric
+) -> tuple[list[Asked], list[str]]:
     rows = baseline.Rows(
         train=_labelled(given.train),
         validation=_labelled(given.validation),
         asked=_labelled(given.test),
         labels=given.labels,
         problem_type=problem_type,
+        decides=decides,
     )
     found = _run_classifier(given, rows)
     limits: list[str] = []
@@ -107,10 +115,10 @@ def _run_classifier(given: EvaluationInput, rows: baseline.Rows) -> list[Asked]:
 def _base_classifiers(given: EvaluationInput, rows: baseline.Rows, limits: list[str]) -> list[Asked]:
     """Measure each form of the base on validation, call the best one `base`, and answer the test rows with all."""
     choice = _choice_rows(rows, given.seed, limits)
-    forms: list[tuple[Asked, float]] = []
+    forms: list[tuple[Asked, tuple[float, float]]] = []
 
     def add(form: Asked, on_choice: Sequence[Prediction]) -> None:
-        forms.append((form, baseline.score(on_choice, rows.problem_type)))
+        forms.append((form, baseline.score(on_choice, rows)))
 
     if rows.train:
         add(
@@ -133,7 +141,7 @@ def _base_classifiers(given: EvaluationInput, rows: baseline.Rows, limits: list[
             probe = Asked("linear_probe", "Frozen base + linear probe", "base_candidate", answers, seconds)
             add(probe, [p for e, p in pairs if id(e) in wanted])
         if rows.problem_type == "single_label" and base.base.kind == "causal":
-            best_so_far = max((value for _, value in forms), default=float("-inf"))
+            best_so_far = max((value for _, value in forms), default=(float("-inf"), float("-inf")))
             zero = _zero_shot(given, base, rows, choice, best_so_far, limits)
             if zero is not None:
                 add(*zero)
@@ -163,7 +171,7 @@ def _zero_shot(
     base: PolicyLike,
     rows: baseline.Rows,
     choice: Sequence[Labelled],
-    to_beat: float,
+    to_beat: tuple[float, float],
     limits: list[str],
 ) -> tuple[Asked, Sequence[Prediction]] | None:
     """Ask the base for the likeliest label: for all measured rows if it is the strongest form, else for a sample."""
@@ -178,8 +186,8 @@ def _zero_shot(
         return None
     scores, _ = label_scores(base, choice, labels=rows.labels, progress=given.progress)
     forms = [(c, baseline.zero_shot(scores, prior, choice, rows.labels, calibrated=c)) for c in (False, True)]
-    calibrated, on_choice = max(forms, key=lambda form: baseline.score(form[1], rows.problem_type))
-    whole = baseline.score(on_choice, rows.problem_type) > to_beat
+    calibrated, on_choice = max(forms, key=lambda form: baseline.score(form[1], rows))
+    whole = baseline.score(on_choice, rows) > to_beat
     asked = list(rows.asked) if whole else baseline.sample(rows.asked, CHOICE_ROWS, given.seed)
     test_scores, cut = label_scores(base, asked, labels=rows.labels, progress=given.progress)
     answers = baseline.zero_shot(test_scores, prior, asked, rows.labels, calibrated=calibrated)

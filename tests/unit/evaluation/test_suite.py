@@ -325,6 +325,20 @@ def test_the_first_metric_that_was_asked_for_decides() -> None:
     assert [f.metric for f in report.systems[0].figures] == ["f1", "accuracy"]
 
 
+def test_the_strongest_form_of_the_base_is_the_one_with_the_best_deciding_figure() -> None:
+    """On validation the most frequent answer is right oftenest and the probe has the better F1."""
+
+    def part(name: str, rare: int, alike: int, usual: int) -> list[Labelled]:
+        drawn = [("my card", "card")] * rare + [("my card", "rate")] * alike + [("my rate", "rate")] * usual
+        return [identify(Labelled(text=f"{t} {name} {k}", target=y)) for k, (t, y) in enumerate(drawn)]
+
+    train, validation, test = part("a", 60, 10, 80), part("b", 10, 15, 75), part("c", 12, 13, 75)
+    for metrics, base in ((("accuracy", "f1"), "majority"), (("f1", "accuracy"), "linear_probe")):
+        asked = policy(HeadSpec(num_outputs=3, labels=LABELS))
+        report = ask(asked, [], train=train, validation=validation, test=test, metrics=metrics)
+        assert [s.name for s in report.systems if s.role == "base"] == [base]
+
+
 def test_rows_that_cannot_be_evaluated() -> None:
     with pytest.raises(DataError, match="E360 The split `test` has no rows"):
         ask(policy(), [])
