@@ -20,8 +20,9 @@ from metier.data.template import Encoder
 from metier.evaluation.inputs import chosen_metrics
 from metier.evaluation.records import read_predictions
 from metier.evaluation.result import DataSummary, Report, TrainingSummary
-from metier.evaluation.suite import EvaluationInput, _unfinished, evaluate
+from metier.evaluation.suite import EvaluationInput, _Table, _unfinished, _unseen, evaluate
 from metier.evaluation.systems import Asked
+from metier.evaluation.verdict import judge
 from metier.evaluation.versus import versus
 from metier.metrics import Prediction, metric
 from metier.models.base import from_model
@@ -323,6 +324,57 @@ def test_the_first_metric_that_was_asked_for_decides() -> None:
     report = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), labelled(240), metrics=("f1", "accuracy"))
     assert report.primary_metric == "f1"
     assert [f.metric for f in report.systems[0].figures] == ["f1", "accuracy"]
+
+
+def sure(right: Sequence[bool], confidence: float) -> list[Prediction]:
+    """Answer with one confidence, in one bin of the calibration error."""
+    return [
+        replace(
+            p,
+            confidence=confidence,
+            label_probs={str(p.output): confidence, "ab".replace(str(p.output), ""): 1 - confidence},
+        )
+        for p in answers(right)
+    ]
+
+
+@pytest.mark.parametrize("decides", ["ece", "brier"])
+def test_no_run_is_worth_it_below_a_floor_that_lacks_the_figures_asked_for(decides: str) -> None:
+    """Better calibrated than its base and right in 3 of 4 rows; the SVM, which has no probabilities, in all."""
+    systems = [
+        Asked("run", "This run", "run", sure([k % 4 > 0 for k in range(400)], 0.75)),
+        Asked("base", "Untouched base", "base", sure([k % 4 > 1 for k in range(400)], 0.9)),
+        Asked("tfidf_svm", "TF-IDF", "floor", answers([True] * 400), phrase="a keyword baseline"),
+    ]
+    given: Any = SimpleNamespace(
+        test=[None] * 400, bootstrap_samples=300, seed=0, confidence=0.95, targets={}, split="test"
+    )
+    table = _Table(given, "single_label", [metric(decides)], systems)
+    verdict, sentence = judge(table.evidence([]))
+    assert verdict == "below_floor"
+    assert "but in accuracy 25.0 points below a keyword baseline, which needs no language model" in sentence
+    assert {s.name: [f.metric for f in s.figures] for s in table.systems()} == {
+        "run": [decides, "accuracy"], "base": [decides, "accuracy"], "tfidf_svm": ["accuracy"]
+    }  # fmt: skip
+    assert [(d.other, d.metric) for d in table.differences()][-1] == ("tfidf_svm", "accuracy")
+    assert _unseen(table) == []
+    silent = [replace(p, output=None) for p in systems[2].predictions]
+    unseen = _Table(given, "single_label", [metric(decides)], [*systems[:2], replace(systems[2], predictions=silent)])
+    verdict, sentence = judge(unseen.evidence([]))
+    assert verdict == "insufficient" and sentence.endswith(
+        "but no figure could be had of it and of a keyword baseline."
+    )
+    assert _unseen(unseen) == [
+        "No figure could be had of both the run and a keyword baseline: it may be better than the run."
+    ]
+
+
+def test_the_nearest_reply_stays_a_floor_where_likelihoods_alone_are_asked_for() -> None:
+    rows = conversations(240)
+    asked = {"task": "chat", "problem_type": None, "labels": (), "metrics": ("perplexity",)}
+    report = ask(policy(), rows, **asked)
+    floor = next(s for s in report.systems if s.role == "floor")
+    assert [f.metric for f in floor.figures] == ["rouge"] and report.primary_metric == "perplexity"
 
 
 def test_the_strongest_form_of_the_base_is_the_one_with_the_best_deciding_figure() -> None:
