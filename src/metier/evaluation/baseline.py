@@ -19,6 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -92,8 +93,14 @@ def majority(rows: Rows, asked: Sequence[Labelled]) -> list[Prediction]:
     return [prediction_of(e, output=answer, label_probs=probs, confidence=confidence) for e in asked]
 
 
-def tfidf_linear(rows: Rows, *, seed: int = 0) -> list[Prediction]:
-    """Fit a linear model on TF-IDF of words (1–2) and characters (2–5); validation chooses its strength."""
+def tfidf_linear(
+    rows: Rows, text_of: Callable[[Labelled], str] = attrgetter("text"), *, seed: int = 0
+) -> list[Prediction]:
+    """Fit a linear model on TF-IDF of words (1–2) and characters (2–5); validation chooses its strength.
+
+    Args:
+        text_of: what is read of a row: the prompt that the run is asked, with the same columns filled in.
+    """
     from sklearn.linear_model import Ridge
     from sklearn.svm import LinearSVC
 
@@ -101,14 +108,14 @@ def tfidf_linear(rows: Rows, *, seed: int = 0) -> list[Prediction]:
     if one_answer(rows, train):
         return majority(rows, rows.asked)
     vectorizer = _vectorizer()
-    features = vectorizer.fit_transform([e.text for e in train])
+    features = vectorizer.fit_transform(list(map(text_of, train)))
     if rows.problem_type == "regression":
         models = [Ridge(alpha=1 / c) for c in SVM_STRENGTHS]
     else:
         models = [LinearSVC(C=c, random_state=seed) for c in SVM_STRENGTHS]
-    held_out = vectorizer.transform([e.text for e in rows.validation]) if rows.validation else None
+    held_out = vectorizer.transform(list(map(text_of, rows.validation))) if rows.validation else None
     fitted = fit_best(models, train, features, rows, held_out)
-    return fitted.predict(rows.asked, vectorizer.transform([e.text for e in rows.asked]))
+    return fitted.predict(rows.asked, vectorizer.transform(list(map(text_of, rows.asked))))
 
 
 def nearest_reply(train: Sequence[Conversation], asked: Sequence[Conversation], *, seed: int = 0) -> list[Prediction]:

@@ -79,7 +79,7 @@ def _ask_classifiers(
                 "tfidf_ridge" if problem_type == "regression" else "tfidf_svm",
                 "TF-IDF + ridge regression" if problem_type == "regression" else "TF-IDF + linear SVM",
                 "floor",
-                lambda: baseline.tfidf_linear(rows, seed=given.seed),
+                lambda: baseline.tfidf_linear(rows, given.policy.encoder.labelled_text, seed=given.seed),
                 phrase="a keyword baseline",
             )
         )

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from metier.core.errors import ConfigError, DataError
+from metier.core.recipe import Prompt
 from metier.core.types import Conversation, Example, Labelled, Message, Preference, Text, identify
 from metier.data.batching import collate, micro_batches
 from metier.data.template import Encoder
@@ -324,6 +325,25 @@ def test_the_first_metric_that_was_asked_for_decides() -> None:
     report = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), labelled(240), metrics=("f1", "accuracy"))
     assert report.primary_metric == "f1"
     assert [f.metric for f in report.systems[0].figures] == ["f1", "accuracy"]
+
+
+def test_the_keyword_floor_reads_the_prompt_that_the_run_reads() -> None:
+    """The label depends on a column that only `data.prompt.user` brings in."""
+    drawn = np.random.default_rng(0).integers(0, 2, 240).tolist()
+    rows = [
+        identify(Labelled(text=f"please see {k}", target=LABELS[y], meta={"title": ("bill", "leave")[y]}))
+        for k, y in enumerate(drawn)
+    ]
+    words = tokenizer()
+    found = {}
+    for user in (None, "{title}: {text}"):
+        encoder = Encoder(words, max_length=128, labels=LABELS, prompt=Prompt(user=user))
+        head = HeadSpec(num_outputs=3, labels=LABELS)
+        report = ask(build(from_model(llama(), words), "lora", {}, head=head, encoder=encoder, seed=0), rows)
+        floor = next(s for s in report.systems if s.name == "tfidf_svm")
+        found[user] = next(f.value for f in floor.figures if f.metric == "accuracy")
+        assert "please" in report.examples.random[0].prompt and "bill" not in report.examples.random[0].prompt
+    assert found["{title}: {text}"] == 1.0 and (found[None] or 0) < 0.7
 
 
 def sure(right: Sequence[bool], confidence: float) -> list[Prediction]:
