@@ -20,7 +20,7 @@ from metier.evaluation.predict import (
     predict_text,
 )
 from metier.evaluation.protocols import PolicyLike
-from metier.evaluation.records import as_conversation, prediction_of
+from metier.evaluation.records import as_conversation, prediction_of, prompt_text
 from metier.metrics import Metric, Prediction
 
 Role = Literal["run", "base", "base_candidate", "floor"]
@@ -74,17 +74,33 @@ def _ask_classifiers(
     if given.baseline:
         found += _base_classifiers(given, rows, limits)
     if rows.train:
+        number = problem_type == "regression"
+        label = "TF-IDF + ridge regression" if number else "TF-IDF + linear SVM"
+        read = given.policy.encoder.labelled_text
+        models = len(rows.labels) if problem_type == "multi_label" or len(rows.labels) > 2 else 1
+        num_fitted = baseline.affordable([read(e) for e in rows.train], models, baseline.FIT_WORK)
+        label = _label(label, num_fitted, len(rows.train), limits)
+        fitted_on = replace(rows, train=baseline.sample(rows.train, num_fitted, given.seed))
         found.append(
             _timed(
-                "tfidf_ridge" if problem_type == "regression" else "tfidf_svm",
-                "TF-IDF + ridge regression" if problem_type == "regression" else "TF-IDF + linear SVM",
+                "tfidf_ridge" if number else "tfidf_svm",
+                label,
                 "floor",
-                lambda: baseline.tfidf_linear(rows, given.policy.encoder.labelled_text, seed=given.seed),
+                lambda: baseline.tfidf_linear(fitted_on, read, seed=given.seed),
                 phrase="a keyword baseline",
             )
         )
         given.progress("TF-IDF floor", len(rows.asked), len(rows.asked))
     return found, limits
+
+
+def _label(label: str, seen: int, num_train: int, limits: list[str]) -> str:
+    """Return the label of a system that saw so many training rows; fewer than all is said in it and in a limit."""
+    if seen >= num_train:
+        return label
+    share = f"{seen:,} of {num_train:,} training rows"
+    limits.append(f"{label} saw {share}; with all of them it could be better.")
+    return f"{label}, on {share}"
 
 
 def _run_classifier(given: EvaluationInput, rows: baseline.Rows) -> list[Asked]:
@@ -128,8 +144,10 @@ def _base_classifiers(given: EvaluationInput, rows: baseline.Rows, limits: list[
     with untouched_base(given) as base:
         if rows.train:
             started = time.perf_counter()
+            fitted_on = replace(rows, train=baseline.sample(rows.train, baseline.FIT_ROWS, given.seed))
+            label = _label("Frozen base + linear probe", len(fitted_on.train), len(rows.train), limits)
             on_validation, answers = baseline.linear_probe(
-                rows, lambda examples: pooled_features(base, examples, progress=given.progress), seed=given.seed
+                fitted_on, lambda examples: pooled_features(base, examples, progress=given.progress)
             )
             wanted = {id(e) for e in choice}
             pairs = (
@@ -138,7 +156,7 @@ def _base_classifiers(given: EvaluationInput, rows: baseline.Rows, limits: list[
                 else zip(rows.asked, answers, strict=True)
             )
             seconds = time.perf_counter() - started
-            probe = Asked("linear_probe", "Frozen base + linear probe", "base_candidate", answers, seconds)
+            probe = Asked("linear_probe", label, "base_candidate", answers, seconds)
             add(probe, [p for e, p in pairs if id(e) in wanted])
         if rows.problem_type == "single_label" and base.base.kind == "causal":
             best_so_far = max((value for _, value in forms), default=(float("-inf"), float("-inf")))
@@ -223,17 +241,20 @@ def _ask_writers(given: EvaluationInput, what: str) -> tuple[list[Asked], list[s
             found.append(_timed("base", "Untouched base", "base", lambda: ask(base)))
     train = [_as_text_or_conversation(given.policy, e) for e in given.train]
     known = [e for e in train if isinstance(e, Conversation)]
+    limits: list[str] = []
     if known and what != "continue":
+        num_known = baseline.affordable([prompt_text(e) for e in known], len(conversations), baseline.NEAREST_WORK)
+        label = _label("Nearest training row's reply", num_known, len(known), limits)
+        known = baseline.sample(known, num_known, given.seed)
         found.append(
             _timed(
                 "nearest_neighbour",
-                "Nearest training row's reply",
+                label,
                 "floor",
-                lambda: baseline.nearest_reply(known, conversations, seed=given.seed),
+                lambda: baseline.nearest_reply(known, conversations),
                 phrase="the reply of the nearest training row",
             )
         )
-    limits = []
     if given.max_examples is not None and what != "continue" and len(rows) > given.max_examples:
         limits.append(
             f"Answers were written for a sample of {given.max_examples} of {len(rows)} rows; likelihoods use all."

@@ -163,6 +163,31 @@ def test_nearest_reply_copies_the_reply_of_the_most_similar_prompt() -> None:
     assert found[0].reference == "Freeze it." and found[0].nll is None
 
 
+def test_a_floor_is_fitted_on_what_time_and_memory_allow() -> None:
+    short, long = ["x" * 100] * 150_000, ["x" * 1000] * 150_000
+    assert baseline.affordable(short, 1, baseline.FIT_WORK) == 150_000
+    assert baseline.affordable(long, 1, baseline.FIT_WORK) == 20_000  # 20 MB of text, and never fewer rows than this
+    assert baseline.affordable(short, 150, baseline.FIT_WORK) == 100_000  # 1.5e9 characters × labels
+    assert baseline.affordable(short[:10], 10**9, baseline.FIT_WORK) == 10
+    assert baseline.affordable([""] * 5, 0, baseline.NEAREST_WORK) == 5
+
+
+def test_the_strength_is_tried_on_a_sample_and_the_fit_is_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word that only rows beyond the sample have still decides."""
+    train = rows(200, 3)
+    drawn = {id(e) for e in baseline.sample(train, 40, 0)}
+    train = [e if id(e) in drawn else Labelled(text=f"{e.text} zq{e.target}", target=e.target) for e in train]
+    asked = [Labelled(text=f"hello zq{label}", target=label) for label in WORDS]
+    given = Rows(train, SINGLE.validation, asked, tuple(WORDS), "single_label")
+    monkeypatch.setattr(baseline, "FIT_ROWS", 40)
+    assert metric("accuracy").value(baseline.tfidf_linear(given)) == 1.0
+    only = Rows([e for e in train if "zq" not in e.text], SINGLE.validation, asked, tuple(WORDS), "single_label")
+    assert (metric("accuracy").value(baseline.tfidf_linear(only)) or 0) < 1.0
+    alone = [*[Labelled(text="x", target="a")] * 199, Labelled(text="y", target="b")]
+    rare_label = Rows(alone, [], [Labelled(text="y", target="b")], ("a", "b"), "single_label")
+    assert baseline.tfidf_linear(rare_label)[0].output in ("a", "b")  # the sample holds one label alone
+
+
 def test_a_sample_is_seeded_and_keeps_the_order() -> None:
     assert (
         baseline.sample(range(100), 5, 1)

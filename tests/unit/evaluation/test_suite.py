@@ -18,6 +18,7 @@ from metier.core.recipe import Prompt
 from metier.core.types import Conversation, Example, Labelled, Message, Preference, Text, identify
 from metier.data.batching import collate, micro_batches
 from metier.data.template import Encoder
+from metier.evaluation import baseline
 from metier.evaluation.inputs import chosen_metrics
 from metier.evaluation.records import read_predictions
 from metier.evaluation.result import DataSummary, Report, TrainingSummary
@@ -344,6 +345,22 @@ def test_the_keyword_floor_reads_the_prompt_that_the_run_reads() -> None:
         found[user] = next(f.value for f in floor.figures if f.metric == "accuracy")
         assert "please" in report.examples.random[0].prompt and "bill" not in report.examples.random[0].prompt
     assert found["{title}: {text}"] == 1.0 and (found[None] or 0) < 0.7
+
+
+def test_systems_that_saw_fewer_training_rows_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline, "FIT_ROWS", 30)
+    monkeypatch.setattr(baseline, "TFIDF_CHARACTERS", 500)
+    rows = labelled(240)
+    report = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), rows, train=rows[:80])
+    labels = {s.name: s.label for s in report.systems}
+    assert labels["linear_probe"] == "Untouched base: frozen base + linear probe, on 30 of 80 training rows"
+    assert labels["tfidf_svm"] == "TF-IDF + linear SVM, on 30 of 80 training rows"
+    assert labels["majority"] == "Most frequent answer"
+    assert "TF-IDF + linear SVM saw 30 of 80 training rows; with all of them it could be better." in report.limits
+    assert any(limit.startswith("Frozen base + linear probe saw 30 of 80") for limit in report.limits)
+    written = ask(policy(), conversations(240), task="chat", problem_type=None, labels=(), train=conversations(80))
+    assert [s.label for s in written.systems][-1] == "Nearest training row's reply, on 30 of 80 training rows"
+    assert any(limit.startswith("Nearest training row's reply saw 30 of 80") for limit in written.limits)
 
 
 def sure(right: Sequence[bool], confidence: float) -> list[Prediction]:
