@@ -9,7 +9,8 @@ which `auto` takes it), optionally `primary` (the situations whose verdict it de
 in tables, smaller first), `answers` (kinds of answers it can measure), `SAMPLE`, and either
 `per_example(prediction, options) -> float` (NaN where it does not apply; the figure is the mean) or
 `statistics(predictions, options)`, `figure(sums, options)` and `applies(prediction)`: whether the system answered a row
-and there is a reference, also where that adds nothing to the sums (no label was right and none was given).
+and there is a reference, also where that adds nothing to the sums (no label was right and none was given). A figure
+that chance can only raise adds `lowest(sums, whole, options)`: what resamples say of how low the truth may be.
 
 A situation is the problem type of a classifier (`single_label`, `multi_label`, `regression`) or else the objective's
 task (`chat`, `summarize`, `translate`, `extract`, `generate`, `continue`).
@@ -136,6 +137,13 @@ class Metric:
             found: Array = np.asarray(self.module.figure(sums, self.options), dtype=np.float64)
             return found
         return ratio(sums[..., 0], sums[..., 1])
+
+    def lowest(self, sums: Array, whole: Array) -> Array | None:
+        """Return how low each resample leaves the truth, (…,) for (…, S) sums; None: as low as its figure."""
+        if not hasattr(self.module, "lowest"):
+            return None
+        found: Array = np.maximum(self.module.lowest(sums, whole, self.options), self.module.range[0])
+        return found
 
     def value(self, predictions: Sequence[Prediction]) -> float | None:
         """Return the figure over the predictions, None when it cannot be computed (no rows, no reference …)."""
