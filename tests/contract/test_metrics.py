@@ -78,6 +78,15 @@ def test_sums_decide_the_figure(name: str) -> None:
     assert several.shape == (2, 2)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_that_takes_no_part_adds_nothing_and_one_without_an_answer_takes_none(name: str) -> None:
+    metric, predictions, _ = sample(name)
+    silent = [Prediction(id="x", reference=p.reference) for p in predictions]
+    applies = metric.applies([*predictions, *silent])
+    assert applies.dtype == np.bool_ and applies[: len(predictions)].any() and not applies[len(predictions) :].any()
+    assert not metric.statistics([*predictions, *silent])[~applies].any()
+
+
 GIVEN: dict[str, list[Prediction]] = {
     "single_label": [
         Prediction(id=x, reference=x, output=x, label_probs={"a": 0.5, "b": 0.5}, confidence=0.5) for x in "ab"

@@ -75,6 +75,57 @@ def test_macro_f1_covers_the_truth() -> None:
     assert 0.91 <= covered(trial) <= 0.985
 
 
+def confident(seed: int, n: int, gap: float, spread: float = 0.5) -> list[Prediction]:
+    """Answers whose confidence is too high by `gap` everywhere: the calibration error is `gap`."""
+    rng = np.random.default_rng(seed)
+    sure = 1 - spread * rng.random(n)
+    right = rng.random(n) < np.clip(sure - gap, 0, 1)
+    return [
+        Prediction(id=str(k), reference="a", output="a" if r else "b", confidence=float(c))
+        for k, (c, r) in enumerate(zip(sure, right, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(("n", "gap"), [(100, 0.0), (300, 0.0), (300, 0.03), (300, 0.1), (1000, 0.03)])
+def test_calibration_error_covers_the_truth_and_its_own_value(n: int, gap: float) -> None:
+    """Chance opens a gap in every bin: 300 answers that are calibrated perfectly have an error of 0.05."""
+    ece = metric("ece")
+
+    def trial(seed: int) -> tuple[float, float, float]:
+        found = figure(measure(ece, confident(seed, n, gap)), Resampler(n, samples=200, seed=seed))
+        assert found.low is not None and found.high is not None and found.value is not None
+        assert 0.0 <= found.low <= found.value <= found.high and found.high - found.low > 0.02
+        return found.low, found.high, gap
+
+    assert covered(trial) >= 0.92
+
+
+def test_a_single_bin_that_happens_to_fit_still_has_a_width() -> None:
+    rows = [Prediction(id=str(k), reference="ab"[k % 2], output="a", confidence=0.5) for k in range(200)]
+    found = figure(measure(metric("ece"), rows), Resampler(200))
+    assert (found.value, found.low) == (0.0, 0.0) and found.high is not None
+    assert found.high == pytest.approx(1.96 * np.sqrt(0.25 / 200), rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "called"), [(0.0, 0.0, (0.0, 0.03)), (0.03, 0.03, (0.0, 0.03)), (0.0, 0.15, (0.8, 1.0))]
+)
+def test_a_difference_of_calibration_errors_covers_the_truth(
+    ours: float, theirs: float, called: tuple[float, float]
+) -> None:
+    """The confidences of one lie in 8 bins, of the other in 2: chance raises one error more than the other."""
+    ece = metric("ece")
+    hits = not_same = 0
+    for seed in range(TRIALS):
+        run, base = confident(seed, 400, ours), confident(seed + TRIALS, 400, theirs, 0.12)
+        found = difference(measure(ece, run), measure(ece, base), "base", Resampler(400, samples=200, seed=seed))
+        assert found is not None and found.low <= found.delta <= found.high
+        hits += found.low <= ours - theirs <= found.high
+        not_same += found.outcome != "same"
+    assert hits / TRIALS >= 0.92
+    assert called[0] <= not_same / TRIALS <= called[1]
+
+
 def test_a_system_that_is_no_better_is_rarely_called_better() -> None:
     called = 0
     for seed in range(TRIALS):
@@ -139,6 +190,30 @@ def test_only_rows_that_both_answered_are_compared() -> None:
     assert found is not None and (found.n, found.delta, found.outcome) == (100, 0.0, "same")
     nothing = [Prediction(id=str(k), reference="a") for k in range(150)]
     assert difference(measure(accuracy, ours), measure(accuracy, nothing), "mute", Resampler(150)) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"), [("f1", -0.477), ("f1:average=micro", -0.477), ("precision", -0.8), ("recall", 1 / 6)]
+)
+def test_false_alarms_count_where_the_other_system_is_rightly_silent(spec: str, expected: float) -> None:
+    """1,000 comments, 120 toxic: 100 hits and 400 false alarms against 80 hits and none."""
+
+    def system(alarms: Callable[[int], bool]) -> list[Prediction]:
+        said = (("toxic",) if alarms(k) else () for k in range(1000))
+        return [
+            Prediction(id=str(k), reference=("toxic",) if k < 120 else (), output=output)
+            for k, output in enumerate(said)
+        ]
+
+    wanted = metric(spec)
+    run = measure(wanted, system(lambda k: k < 100 or k >= 600))
+    floor = measure(wanted, system(lambda k: k < 80))
+    found = difference(run, floor, "tfidf_svm", Resampler(1000, samples=200))
+    assert found is not None
+    assert found.delta == pytest.approx(run.value - floor.value, abs=1e-9) == pytest.approx(expected, abs=1e-3)
+    assert found.outcome == ("better" if expected > 0 else "worse")
+    assert found.n == run.n == floor.n == 1000
+    assert found.low < found.delta < found.high
 
 
 @pytest.mark.parametrize(

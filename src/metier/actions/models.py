@@ -288,7 +288,8 @@ def _labels(parts: Parts, rows: list[dict[str, Any]], progress: Progress = silen
                 received=", ".join(row),
                 fix='call the column with the text `text`, as in {"text": "…"}, whatever the training rows called it',
             )
-        examples.append(Labelled(text=str(row["text"]), target=target, id=str(index), meta=row))
+        place = f"input {index + 1}"
+        examples.append(Labelled(text=str(row["text"]), target=target, id=str(index), place=place, meta=row))
     if head is not None:
         found = predict_head(parts.policy, examples, labels=labels, problem_type=head.problem_type, progress=progress)
     else:

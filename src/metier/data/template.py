@@ -23,7 +23,7 @@ from metier.data import refusals
 from metier.data.dialect import choose
 from metier.data.encoded import Encoded
 from metier.data.lengths import LengthReport, Lengths
-from metier.data.prompt import ask, fill, written
+from metier.data.prompt import DEFAULT_USER, ask, fill, written
 from metier.data.tokenizer import FastTokenizer, Tokens
 from metier.data.turns import Plan, Planner, Turn
 
@@ -173,6 +173,14 @@ class Encoder:
             update={"user": f"Classify the text{' as one of: {labels}' if short else ''}.\nText: {{text}}\nLabel:"}
         )
 
+    def labelled_text(self, example: Labelled) -> str:
+        """Return what a row says to a task head: the user's prompt with the row's columns filled in, or its text.
+
+        Raises:
+            RowError: `no-prompt-column`.
+        """
+        return fill(self.row_prompt.user or DEFAULT_USER, {**example.meta, "text": example.text, "labels": self.labels})
+
     def labelled(self, example: Labelled) -> Encoded:
         """Return a row for a task head: the text between the tokenizer's own special tokens, no supervised token.
 
@@ -182,8 +190,7 @@ class Encoder:
         Raises:
             RowError: `no-prompt-column`; DataError: E357.
         """
-        columns = {**example.meta, "text": example.text, "labels": self.labels}
-        text = fill(self.row_prompt.user or "{text}", columns)
+        text = self.labelled_text(example)
         refusals.half_characters(text, example.place)
         before, ids, after = self._fast.with_specials(text)
         room = max(self.max_length - len(before) - len(after), 0)

@@ -19,6 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,13 @@ from metier.evaluation.records import prediction_of, prompt_text, target_of
 from metier.metrics import Array, Metric, Prediction, labels_of, metrics_for
 
 FIT_ROWS = 20_000
-"""Training rows that a baseline is fitted on; a seeded sample of larger sets."""
+"""Training rows of a larger set on which a linear probe is fitted and a floor's strength chosen: a seeded sample."""
+TFIDF_CHARACTERS = 20_000_000
+"""Text that TF-IDF is fitted on, where that is more than FIT_ROWS rows: about a minute and 3 GB on one core."""
+FIT_WORK = 1_500_000_000
+"""Characters × labels of a linear fit, one model per label: about five minutes."""
+NEAREST_WORK = 60_000_000_000
+"""Characters × rows asked of a search for the nearest row: about five minutes."""
 PROBE_STRENGTHS = (0.03, 0.3, 3.0, 30.0)
 SVM_STRENGTHS = (0.1, 0.3, 1.0, 3.0)
 
@@ -44,6 +51,8 @@ class Rows:
     """The rows to predict."""
     labels: tuple[str, ...]
     problem_type: ProblemType
+    decides: Metric | None = None
+    """The figure that decides the verdict, by which forms and strengths are chosen; None: the problem type's own."""
 
 
 def sample(rows: Sequence[Any], limit: int, seed: int) -> list[Any]:
@@ -54,11 +63,32 @@ def sample(rows: Sequence[Any], limit: int, seed: int) -> list[Any]:
     return [rows[i] for i in sorted(chosen)]
 
 
-def score(predictions: Sequence[Prediction], problem_type: ProblemType) -> float:
-    """Return the figure that decides in this situation, turned so that higher is better; -inf when there is none."""
-    decides: Metric = metrics_for(problem_type)[0]
-    value = decides.value(predictions)
-    return -math.inf if value is None else value if decides.higher_is_better else -value
+def affordable(texts: Sequence[str], times: int, work: int) -> int:
+    """Return how many of these training rows a floor is fitted on: all where time and memory allow it.
+
+    Args:
+        texts: what is read of each row.
+        times: models that are fitted, or rows that are asked: how often each character is gone through.
+        work: characters × times that may be spent.
+    """
+    characters = sum(map(len, texts))
+    most = min(TFIDF_CHARACTERS, work // max(times, 1))
+    return len(texts) if characters <= most else min(len(texts), max(FIT_ROWS, len(texts) * most // characters))
+
+
+def score(predictions: Sequence[Prediction], rows: Rows) -> tuple[float, float]:
+    """Return how good answers are, each number turned so that higher is better; -inf where there is no figure.
+
+    First by the figure that decides, then by that of the problem type: it breaks ties, and decides alone among answers
+    that have no such figure, as an SVM's have no calibration error.
+    """
+    own = metrics_for(rows.problem_type)[0]
+    return _turned(rows.decides or own, predictions), _turned(own, predictions)
+
+
+def _turned(metric: Metric, predictions: Sequence[Prediction]) -> float:
+    value = metric.value(predictions)
+    return -math.inf if value is None else value if metric.higher_is_better else -value
 
 
 def one_answer(rows: Rows, train: Sequence[Labelled]) -> bool:
@@ -82,35 +112,53 @@ def majority(rows: Rows, asked: Sequence[Labelled]) -> list[Prediction]:
     return [prediction_of(e, output=answer, label_probs=probs, confidence=confidence) for e in asked]
 
 
-def tfidf_linear(rows: Rows, *, seed: int = 0) -> list[Prediction]:
-    """Fit a linear model on TF-IDF of words (1–2) and characters (2–5); validation chooses its strength."""
+def tfidf_linear(
+    rows: Rows, text_of: Callable[[Labelled], str] = attrgetter("text"), *, seed: int = 0
+) -> list[Prediction]:
+    """Fit a linear model on TF-IDF of words (1–2) and characters (2–5); validation chooses its strength.
+
+    The strength is chosen among fits on FIT_ROWS rows; the one chosen is then fitted on all.
+
+    Args:
+        text_of: what is read of a row: the prompt that the run is asked, with the same columns filled in.
+    """
     from sklearn.linear_model import Ridge
     from sklearn.svm import LinearSVC
 
-    train = sample(rows.train, FIT_ROWS, seed)
-    if one_answer(rows, train):
+    if one_answer(rows, rows.train):
         return majority(rows, rows.asked)
-    vectorizer = _vectorizer()
-    features = vectorizer.fit_transform([e.text for e in train])
     if rows.problem_type == "regression":
         models = [Ridge(alpha=1 / c) for c in SVM_STRENGTHS]
     else:
         models = [LinearSVC(C=c, random_state=seed) for c in SVM_STRENGTHS]
-    held_out = vectorizer.transform([e.text for e in rows.validation]) if rows.validation else None
-    fitted = fit_best(models, train, features, rows, held_out)
-    return fitted.predict(rows.asked, vectorizer.transform([e.text for e in rows.asked]))
+    tried = sample(rows.train, FIT_ROWS, seed)
+    if one_answer(rows, tried):
+        tried = list(rows.train)
+    fitted, vectorizer = _fit_texts(models, tried, rows, text_of)
+    if len(tried) < len(rows.train):
+        fitted, vectorizer = _fit_texts([fitted.estimator], rows.train, rows, text_of)
+    return fitted.predict(rows.asked, vectorizer.transform(list(map(text_of, rows.asked))))
 
 
-def nearest_reply(train: Sequence[Conversation], asked: Sequence[Conversation], *, seed: int = 0) -> list[Prediction]:
+def _fit_texts(
+    models: Sequence[Any], train: Sequence[Labelled], rows: Rows, text_of: Callable[[Labelled], str]
+) -> tuple[Fitted, Any]:
+    vectorizer = _vectorizer()
+    features = vectorizer.fit_transform(list(map(text_of, train)))
+    held_out = vectorizer.transform(list(map(text_of, rows.validation))) if rows.validation else None
+    return fit_best(models, train, features, rows, held_out), vectorizer
+
+
+def nearest_reply(known: Sequence[Conversation], asked: Sequence[Conversation]) -> list[Prediction]:
     """Answer with the reply of the training row whose prompt is nearest by TF-IDF cosine; ties go to the first."""
     from sklearn.preprocessing import normalize
 
-    known = sample(train, FIT_ROWS, seed)
     vectorizer = _vectorizer()
     table = normalize(vectorizer.fit_transform([prompt_text(e) for e in known]))
     found = []
-    for start in range(0, len(asked), 256):
-        part = asked[start : start + 256]
+    size = max(1, 256 * FIT_ROWS // max(len(known), FIT_ROWS))  # a dense block of similarities: 40 MB
+    for start in range(0, len(asked), size):
+        part = asked[start : start + size]
         similarity = normalize(vectorizer.transform([prompt_text(e) for e in part])) @ table.T
         nearest = np.asarray(similarity.toarray()).argmax(axis=1)
         found += [prediction_of(e, output=str(target_of(known[k]))) for e, k in zip(part, nearest, strict=True)]
@@ -130,23 +178,22 @@ def _vectorizer() -> Any:
 
 
 def linear_probe(
-    rows: Rows, features: Callable[[Sequence[Labelled]], np.ndarray[Any, np.dtype[np.float32]]], *, seed: int = 0
+    rows: Rows, features: Callable[[Sequence[Labelled]], np.ndarray[Any, np.dtype[np.float32]]]
 ) -> tuple[list[Prediction], list[Prediction]]:
     """Fit a linear model on pooled features of the frozen base; return predictions for (validation, asked)."""
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.preprocessing import StandardScaler
 
-    train = sample(rows.train, FIT_ROWS, seed)
-    if one_answer(rows, train):
+    if one_answer(rows, rows.train):
         return majority(rows, rows.validation), majority(rows, rows.asked)
     scaler = StandardScaler()
-    inputs = scaler.fit_transform(features(train))
+    inputs = scaler.fit_transform(features(rows.train))
     if rows.problem_type == "regression":
         models = [Ridge(alpha=1 / c) for c in PROBE_STRENGTHS]
     else:
         models = [LogisticRegression(C=c, max_iter=300, tol=1e-3) for c in PROBE_STRENGTHS]
     held_out = scaler.transform(features(rows.validation)) if rows.validation else None
-    fitted = fit_best(models, train, inputs, rows, held_out)
+    fitted = fit_best(models, rows.train, inputs, rows, held_out)
     asked = fitted.predict(rows.asked, scaler.transform(features(rows.asked)))
     return fitted.predict(rows.validation, held_out), asked
 
@@ -169,6 +216,7 @@ class Fitted:
         from sklearn.multiclass import OneVsRestClassifier
 
         self.rows = rows
+        self.estimator = model
         targets = [target_of(e) for e in train]
         if rows.problem_type == "multi_label":
             self.model = OneVsRestClassifier(model)
@@ -229,4 +277,4 @@ def fit_best(models: Sequence[Any], train: Sequence[Labelled], features: Any, ro
     if not rows.validation:
         return Fitted(models[len(models) // 2], train, features, rows)
     fitted = [Fitted(model, train, features, rows) for model in models]
-    return max(fitted, key=lambda fit: score(fit.predict(rows.validation, held_out), rows.problem_type))
+    return max(fitted, key=lambda fit: score(fit.predict(rows.validation, held_out), rows))

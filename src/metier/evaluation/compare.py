@@ -4,11 +4,12 @@ Both systems answered the same N rows, so that one resample of rows serves both 
 (Efron & Tibshirani 1993; Koehn 2004). Every metric is a function of column sums (metrics/__init__.py): a resample is a
 vector of row counts, and R resamples of an (N, S) statistics array are one product of (R, N) and (N, S).
 
-Two corrections where the percentile interval is known to be too narrow:
+Three corrections where the percentile interval is known to be wrong:
 
 * a share (each row 0 or 1) gets the Wilson score interval, which does not collapse when every row is right;
 * the difference of two shares gets two pseudo-rows, one won and one lost (Bonett & Price 2012), so that 4 rows won of
-  100 and none lost is not yet "better", as in McNemar's exact test.
+  100 and none lost is not yet "better", as in McNemar's exact test;
+* a calibration error, which chance can only raise, has its lower bound from resamples of its bins (metrics/ece.py).
 """
 
 from __future__ import annotations
@@ -54,8 +55,7 @@ class Resampler:
     def interval(self, values: Array, estimate: float) -> tuple[float, float] | None:
         """Return the bias-corrected percentile interval (Efron 1982) of resampled values around the estimate.
 
-        The correction matters for figures whose resamples lean to one side, such as ECE. None when hardly any
-        resample had a value.
+        The correction matters for figures whose resamples lean to one side. None when hardly any resample had a value.
         """
         values = values[np.isfinite(values)]
         if len(values) < self.samples / 2:
@@ -65,6 +65,14 @@ class Resampler:
         z = NORMAL.inv_cdf(0.5 + self.confidence / 2)
         low, high = np.quantile(values, [NORMAL.cdf(2 * lean - z), NORMAL.cdf(2 * lean + z)])
         return float(low), float(high)
+
+    def bounds(self, lowest: Array, highest: Array, estimate: float) -> tuple[float, float] | None:
+        """Return an interval whose ends come from two arrays of resampled values; the estimate lies within."""
+        lowest, highest = lowest[np.isfinite(lowest)], highest[np.isfinite(highest)]
+        if min(len(lowest), len(highest)) < self.samples / 2:
+            return None
+        tail = 0.5 - self.confidence / 2
+        return min(estimate, float(np.quantile(lowest, tail))), max(estimate, float(np.quantile(highest, 1 - tail)))
 
     def _counts(self) -> Iterator[Array]:
         return iter(self._kept) if self.n * self.samples <= KEPT_VALUES else self._draw()
@@ -93,7 +101,7 @@ class Measured:
     rows: Array | None
     """One number per row, NaN where the metric does not apply; None for metrics over the whole set."""
     applies: npt.NDArray[np.bool_]
-    """True for the rows that take part."""
+    """True for the rows that take part: a false alarm on one side counts where the other side rightly said nothing."""
 
     @property
     def n(self) -> int:
@@ -111,7 +119,7 @@ def measure(metric: Metric, predictions: Sequence[Prediction]) -> Measured:
     rows = metric.rows(predictions) if metric.per_row else None
     statistics = metric.statistics(predictions) if rows is None else mean_statistics(rows)
     value = float(metric.figure(statistics.sum(axis=0))) if len(predictions) else float("nan")
-    applies = np.count_nonzero(statistics, axis=1) > 0 if rows is None else ~np.isnan(rows)
+    applies = metric.applies(predictions) if rows is None else ~np.isnan(rows)
     return Measured(metric, statistics, value, rows, applies)
 
 
@@ -123,7 +131,12 @@ def figure(measured: Measured, resampler: Resampler, *, note: str = "") -> Figur
         if measured.is_share:
             interval = wilson(measured.value, measured.n, resampler.confidence)
         else:
-            interval = resampler.interval(metric.figure(resampler.sums(measured.statistics)), measured.value)
+            lowest, highest = _extremes(measured.metric, measured.statistics, resampler)
+            interval = (
+                resampler.interval(highest, measured.value)
+                if lowest is None
+                else resampler.bounds(lowest, highest, measured.value)
+            )
     return Figure(
         metric=metric.name,
         label=metric.label,
@@ -151,8 +164,12 @@ def difference(run: Measured, other: Measured, other_name: str, resampler: Resam
     if run.rows is not None and other.rows is not None and run.is_share and other.is_share:
         interval = _share_interval((run.rows - other.rows)[both], resampler)
     else:
-        interval = resampler.interval(
-            metric.figure(resampler.sums(ours)) - metric.figure(resampler.sums(theirs)), delta
+        low_ours, high_ours = _extremes(metric, ours, resampler)
+        low_theirs, high_theirs = _extremes(metric, theirs, resampler)
+        interval = (
+            resampler.interval(high_ours - high_theirs, delta)
+            if low_ours is None or low_theirs is None
+            else resampler.bounds(low_ours - high_theirs, high_ours - low_theirs, delta)
         )
     if interval is None:
         return None
@@ -167,6 +184,12 @@ def difference(run: Measured, other: Measured, other_name: str, resampler: Resam
         n=int(both.sum()),
         outcome=outcome(low, high, metric.higher_is_better),
     )
+
+
+def _extremes(metric: Metric, statistics: Array, resampler: Resampler) -> tuple[Array | None, Array]:
+    """Return what each resample leaves possible: (how low, how high); None where low and high are one figure."""
+    sums = resampler.sums(statistics)
+    return metric.lowest(sums, statistics.sum(axis=0)), metric.figure(sums)
 
 
 def outcome(low: float, high: float, higher_is_better: bool) -> Outcome:

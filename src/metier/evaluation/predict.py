@@ -13,8 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from metier.core.errors import ConfigError
+from metier.core.errors import ConfigError, DataError
 from metier.core.types import Conversation, Example, Labelled, Message, ProblemType, Text
 from metier.evaluation.protocols import EncoderLike, PolicyLike, Progress, evaluating, silent
 from metier.evaluation.records import as_conversation, prediction_of, reply_of
@@ -46,9 +47,13 @@ def predict_head(
     """Ask the task head: softmax over labels, sigmoid per label where a row has several, a number for a regression.
 
     A regression head is trained on standardised targets; its numbers are turned back into the target's unit.
+
+    Raises:
+        DataError: E373, an output that is not finite.
     """
     encodeds = [policy.encoder.labelled(example) for example in examples]
     logits_NK = forward_rows(policy, encodeds, policy.head_logits, progress=progress)
+    _refuse(examples, np.isfinite(logits_NK))
     if problem_type == "regression":
         logits_NK = logits_NK * policy.head.spec.target_scale + policy.head.spec.target_mean
     else:
@@ -60,9 +65,15 @@ def predict_head(
 def pooled_features(
     policy: PolicyLike, examples: Sequence[Labelled], *, progress: Progress = silent
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the pooled hidden states (N, D), float32: what a linear probe is fitted on."""
+    """Return the pooled hidden states (N, D), float32: what a linear probe is fitted on.
+
+    Raises:
+        DataError: E373, one that is not finite.
+    """
     encodeds = [policy.encoder.labelled(example) for example in examples]
-    return forward_rows(policy, encodeds, policy.pooled, progress=progress).astype(np.float32)
+    found = forward_rows(policy, encodeds, policy.pooled, progress=progress).astype(np.float32)
+    _refuse(examples, np.isfinite(found))
+    return found
 
 
 def from_logits(
@@ -120,6 +131,7 @@ def label_scores(
 
     Raises:
         ConfigError: E278, the longest label leaves no room for a prompt.
+        DataError: E373, a likelihood that is not a number, or none above 0.
     """
     from metier.models.score import score_prompts
 
@@ -147,6 +159,7 @@ def label_scores(
                 policy.base.model, [prompts[i] for i in part], candidates, pad_id=encoder.pad_id
             )
             progress("labels by likelihood", start + len(part), len(order))
+    _refuse(examples, ~np.isnan(scores_NK) & np.isfinite(scores_NK.max(axis=1, keepdims=True)))
     return scores_NK, [cut for _, cut in fitted]
 
 
@@ -341,6 +354,21 @@ def fit(prompt: list[int], room: int) -> tuple[list[int], int]:
     """
     cut = max(0, len(prompt) - max(room, 1))
     return prompt[cut:], cut
+
+
+def _refuse(examples: Sequence[Labelled], sound_NK: npt.NDArray[np.bool_]) -> None:
+    """Refuse rows with an output that is no number: some label would be given, or the row left out, unseen."""
+    rows = [examples[k].place or examples[k].id for k in np.flatnonzero(~sound_NK.all(axis=1)).tolist()]
+    if not rows:
+        return
+    more = f" and {len(rows) - 8:,} more" if len(rows) > 8 else ""
+    raise DataError(
+        373,
+        f"The model's outputs are not finite for {len(rows):,} of {len(examples):,} rows, so that they are no answers",
+        place=rows[0],
+        received=f"rows {', '.join(rows[:8])}{more}",
+        fix="model.dtype=float32 where it is bfloat16, an earlier checkpoint (RUN@step-N), or a shorter text",
+    )
 
 
 def _loose(text: str) -> str:

@@ -31,6 +31,7 @@ class EncoderLike(Protocol):
     def conversation(self, example: Conversation, *, replies_only: bool = False) -> list[Encoded]: ...  # noqa: D102
     def text(self, example: Text) -> list[Encoded]: ...  # noqa: D102
     def labelled(self, example: Labelled) -> Encoded: ...  # noqa: D102
+    def labelled_text(self, example: Labelled) -> str: ...  # noqa: D102
     def labelled_conversation(self, example: Labelled) -> Conversation: ...  # noqa: D102
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]: ...  # noqa: D102
     def prompt_and_reply(  # noqa: D102

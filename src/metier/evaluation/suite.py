@@ -17,7 +17,7 @@ from metier.evaluation.records import write_predictions
 from metier.evaluation.result import DataSummary, Difference, Figure, Report, System, TargetResult
 from metier.evaluation.systems import Asked, ask_all
 from metier.evaluation.verdict import Compared, Evidence, judge, judge_targets
-from metier.metrics import ANSWERS, Metric
+from metier.metrics import ANSWERS, Metric, metrics_for
 
 __all__ = ["EvaluationInput", "evaluate"]
 
@@ -31,11 +31,11 @@ def evaluate(given: EvaluationInput) -> Report:
     """
     what = situation(given)
     metrics = chosen_metrics(what, given.metrics, given.targets)
-    asked, limits = ask_all(given, what)
+    asked, limits = ask_all(given, what, metrics[0])
     _write(given, asked)
-    table = _Table(given, metrics, asked)
+    table = _Table(given, what, metrics, asked)
     targets = judge_targets(given.targets, table.values(), table.gains())
-    verdict, sentence = judge(table.evidence(what, targets))
+    verdict, sentence = judge(table.evidence(targets))
     run, base = asked[0], table.base
     base_rows = base.predictions if base else None
     slice_rows, slice_limits = slices.slice_rows(
@@ -80,7 +80,7 @@ def evaluate(given: EvaluationInput) -> Report:
         parity=dict(given.parity),
         reproduce=dict(given.reproduce),
         base_model=dict(given.base_model),
-        limits=[*warnings, *limits, *slice_limits, *_limits(given, run, what)],
+        limits=[*warnings, *limits, *_unseen(table), *slice_limits, *_limits(given, run, what)],
         warnings=warnings,
     )
 
@@ -91,13 +91,18 @@ def evaluate(given: EvaluationInput) -> Report:
 class _Table:
     """Every metric of every system on the same rows; the first system is the run, the first metric decides."""
 
-    def __init__(self, given: EvaluationInput, metrics: Sequence[Metric], asked: Sequence[Asked]) -> None:
+    def __init__(
+        self, given: EvaluationInput, situation: str, metrics: Sequence[Metric], asked: Sequence[Asked]
+    ) -> None:
         self.given = given
-        self.metrics = metrics
+        self.situation = situation
+        self.metrics = list(metrics)
         self.asked = asked
         self._measured = {system.name: {m.name: measure(m, system.predictions) for m in metrics} for system in asked}
         self._resampler = _resampler(given, len(given.test))
         self._found: dict[tuple[str, str], Difference | None] = {}
+        for floor in self.floors():
+            self._add_shared(floor)
 
     @property
     def base(self) -> Asked | None:
@@ -161,26 +166,40 @@ class _Table:
         for metric in self.metrics:
             base = self.compared(self.base, [metric]) if self.base else None
             found[f"gain_over_base.{metric.name}"] = base.gain if base else None
-            floors = [c.gain for f in self._floors() if (c := self.compared(f, [metric]))]
+            floors = [c.gain for f in self.floors() if (c := self.compared(f, [metric]))]
             found[f"gain_over_floor.{metric.name}"] = min(floors, default=None)
         return found
 
-    def evidence(self, what: str, targets: Sequence[TargetResult]) -> Evidence:
+    def evidence(self, targets: Sequence[TargetResult]) -> Evidence:
         """Return what the rules of the verdict look at."""
-        floors = [c for f in self._floors() if (c := self.compared(f, self.metrics))]
+        floors = {f.phrase: self.compared(f, self.metrics) for f in self.floors()}
         return Evidence(
             primary=self.figure(self.asked[0], self.metrics[0]),
             base_measured=self.base is not None,
             over_base=self.compared(self.base, self.metrics[:1]) if self.base else None,
-            floors=floors,
+            floors=[compared for compared in floors.values() if compared],
+            unseen_floors=[phrase for phrase, compared in floors.items() if not compared],
             targets=targets,
             confidence=self.given.confidence,
-            situation=what,
+            situation=self.situation,
             split=self.given.split,
         )
 
-    def _floors(self) -> list[Asked]:
+    def floors(self) -> list[Asked]:
+        """Return the methods that need no language model."""
         return [system for system in self.asked if system.role == "floor"]
+
+    def _add_shared(self, floor: Asked) -> None:
+        """Measure one metric more where the floor has none of those asked for: no run passes a floor unseen."""
+        if self.compared(floor, self.metrics):
+            return
+        for metric in metrics_for(self.situation):
+            ours, theirs = measure(metric, self.asked[0].predictions), measure(metric, floor.predictions)
+            if difference(ours, theirs, floor.name, self._resampler):
+                for system in self.asked:
+                    self._measured[system.name][metric.name] = measure(metric, system.predictions)
+                self.metrics.append(metric)
+                return
 
 
 def _part(n: int, rows: int) -> str:
@@ -269,6 +288,12 @@ def _limits(given: EvaluationInput, run: Asked, what: str) -> list[str]:
     if cut:
         found.append(f"{_rows(cut)} more tokens than the model reads at once and lost their end or beginning.")
     return found
+
+
+def _unseen(table: _Table) -> list[str]:
+    """Say which floors share no figure with the run."""
+    found = [floor.phrase for floor in table.floors() if table.compared(floor, table.metrics) is None]
+    return [f"No figure could be had of both the run and {phrase}: it may be better than the run." for phrase in found]
 
 
 def _rows(n: int) -> str:

@@ -20,8 +20,8 @@ from metier.evaluation.predict import (
     predict_text,
 )
 from metier.evaluation.protocols import PolicyLike
-from metier.evaluation.records import as_conversation, prediction_of
-from metier.metrics import Prediction
+from metier.evaluation.records import as_conversation, prediction_of, prompt_text
+from metier.metrics import Metric, Prediction
 
 Role = Literal["run", "base", "base_candidate", "floor"]
 CHOICE_ROWS = 500
@@ -43,23 +43,31 @@ class Asked:
     note: str = ""
 
 
-def ask_all(given: EvaluationInput, what: str) -> tuple[list[Asked], list[str]]:
-    """Return every system (the run first, then the base, then the floors) and what could not be asked, in words."""
+def ask_all(given: EvaluationInput, what: str, decides: Metric) -> tuple[list[Asked], list[str]]:
+    """Return every system (the run first, then the base, then the floors) and what could not be asked, in words.
+
+    Args:
+        what: the situation (inputs.situation).
+        decides: the metric of the verdict, by which the strongest form of base and floor is chosen.
+    """
     if what in ("single_label", "multi_label", "regression"):
-        return _ask_classifiers(given, cast(ProblemType, what))
+        return _ask_classifiers(given, cast(ProblemType, what), decides)
     return _ask_writers(given, what)
 
 
 # ───────────────────────────────────────────────────────────────────────────── labels and numbers
 
 
-def _ask_classifiers(given: EvaluationInput, problem_type: ProblemType) -> tuple[list[Asked], list[str]]:
+def _ask_classifiers(
+    given: EvaluationInput, problem_type: ProblemType, decides: Metric
+) -> tuple[list[Asked], list[str]]:
     rows = baseline.Rows(
         train=_labelled(given.train),
         validation=_labelled(given.validation),
         asked=_labelled(given.test),
         labels=given.labels,
         problem_type=problem_type,
+        decides=decides,
     )
     found = _run_classifier(given, rows)
     written = any(system.name == "run_text" for system in found)
@@ -67,17 +75,33 @@ def _ask_classifiers(given: EvaluationInput, problem_type: ProblemType) -> tuple
     if given.baseline:
         found += _base_classifiers(given, rows, limits)
     if rows.train:
+        number = problem_type == "regression"
+        label = "TF-IDF + ridge regression" if number else "TF-IDF + linear SVM"
+        read = given.policy.encoder.labelled_text
+        models = len(rows.labels) if problem_type == "multi_label" or len(rows.labels) > 2 else 1
+        num_fitted = baseline.affordable([read(e) for e in rows.train], models, baseline.FIT_WORK)
+        label = _label(label, num_fitted, len(rows.train), limits)
+        fitted_on = replace(rows, train=baseline.sample(rows.train, num_fitted, given.seed))
         found.append(
             _timed(
-                "tfidf_ridge" if problem_type == "regression" else "tfidf_svm",
-                "TF-IDF + ridge regression" if problem_type == "regression" else "TF-IDF + linear SVM",
+                "tfidf_ridge" if number else "tfidf_svm",
+                label,
                 "floor",
-                lambda: baseline.tfidf_linear(rows, seed=given.seed),
+                lambda: baseline.tfidf_linear(fitted_on, read, seed=given.seed),
                 phrase="a keyword baseline",
             )
         )
         given.progress("TF-IDF floor", len(rows.asked), len(rows.asked))
     return found, limits
+
+
+def _label(label: str, seen: int, num_train: int, limits: list[str]) -> str:
+    """Return the label of a system that saw so many training rows; fewer than all is said in it and in a limit."""
+    if seen >= num_train:
+        return label
+    share = f"{seen:,} of {num_train:,} training rows"
+    limits.append(f"{label} saw {share}; with all of them it could be better.")
+    return f"{label}, on {share}"
 
 
 def _run_classifier(given: EvaluationInput, rows: baseline.Rows) -> list[Asked]:
@@ -108,10 +132,10 @@ def _run_classifier(given: EvaluationInput, rows: baseline.Rows) -> list[Asked]:
 def _base_classifiers(given: EvaluationInput, rows: baseline.Rows, limits: list[str]) -> list[Asked]:
     """Measure each form of the base on validation, call the best one `base`, and answer the test rows with all."""
     choice = _choice_rows(rows, given.seed, limits)
-    forms: list[tuple[Asked, float]] = []
+    forms: list[tuple[Asked, tuple[float, float]]] = []
 
     def add(form: Asked, on_choice: Sequence[Prediction]) -> None:
-        forms.append((form, baseline.score(on_choice, rows.problem_type)))
+        forms.append((form, baseline.score(on_choice, rows)))
 
     if rows.train:
         add(
@@ -121,8 +145,10 @@ def _base_classifiers(given: EvaluationInput, rows: baseline.Rows, limits: list[
     with untouched_base(given) as base:
         if rows.train:
             started = time.perf_counter()
+            fitted_on = replace(rows, train=baseline.sample(rows.train, baseline.FIT_ROWS, given.seed))
+            label = _label("Frozen base + linear probe", len(fitted_on.train), len(rows.train), limits)
             on_validation, answers = baseline.linear_probe(
-                rows, lambda examples: pooled_features(base, examples, progress=given.progress), seed=given.seed
+                fitted_on, lambda examples: pooled_features(base, examples, progress=given.progress)
             )
             wanted = {id(e) for e in choice}
             pairs = (
@@ -131,10 +157,10 @@ def _base_classifiers(given: EvaluationInput, rows: baseline.Rows, limits: list[
                 else zip(rows.asked, answers, strict=True)
             )
             seconds = time.perf_counter() - started
-            probe = Asked("linear_probe", "Frozen base + linear probe", "base_candidate", answers, seconds)
+            probe = Asked("linear_probe", label, "base_candidate", answers, seconds)
             add(probe, [p for e, p in pairs if id(e) in wanted])
         if rows.problem_type == "single_label" and base.base.kind == "causal":
-            best_so_far = max((value for _, value in forms), default=float("-inf"))
+            best_so_far = max((value for _, value in forms), default=(float("-inf"), float("-inf")))
             zero = _zero_shot(given, base, rows, choice, best_so_far, limits)
             if zero is not None:
                 add(*zero)
@@ -164,7 +190,7 @@ def _zero_shot(
     base: PolicyLike,
     rows: baseline.Rows,
     choice: Sequence[Labelled],
-    to_beat: float,
+    to_beat: tuple[float, float],
     limits: list[str],
 ) -> tuple[Asked, Sequence[Prediction]] | None:
     """Ask the base for the likeliest label: for all measured rows if it is the strongest form, else for a sample."""
@@ -179,8 +205,8 @@ def _zero_shot(
         return None
     scores, _ = label_scores(base, choice, labels=rows.labels, progress=given.progress)
     forms = [(c, baseline.zero_shot(scores, prior, choice, rows.labels, calibrated=c)) for c in (False, True)]
-    calibrated, on_choice = max(forms, key=lambda form: baseline.score(form[1], rows.problem_type))
-    whole = baseline.score(on_choice, rows.problem_type) > to_beat
+    calibrated, on_choice = max(forms, key=lambda form: baseline.score(form[1], rows))
+    whole = baseline.score(on_choice, rows) > to_beat
     asked = list(rows.asked) if whole else baseline.sample(rows.asked, CHOICE_ROWS, given.seed)
     test_scores, cut = label_scores(base, asked, labels=rows.labels, progress=given.progress)
     answers = baseline.zero_shot(test_scores, prior, asked, rows.labels, calibrated=calibrated)
@@ -216,17 +242,23 @@ def _ask_writers(given: EvaluationInput, what: str) -> tuple[list[Asked], list[s
             found.append(_timed("base", "Untouched base", "base", lambda: ask(base)))
     train = [_as_text_or_conversation(given.policy, e) for e in given.train]
     known = [e for e in train if isinstance(e, Conversation)]
+    limits: list[str] = []
     if known and what != "continue":
+        num_known = baseline.affordable(
+            [prompt_text(e) for e in known], len(_written(given, conversations)), baseline.NEAREST_WORK
+        )
+        label = _label("Nearest training row's reply", num_known, len(known), limits)
+        known = baseline.sample(known, num_known, given.seed)
         found.append(
             _timed(
                 "nearest_neighbour",
-                "Nearest training row's reply",
+                label,
                 "floor",
                 lambda: _nearest_reply(given, known, conversations),
                 phrase="the reply of the nearest training row",
             )
         )
-    return found, _sampled(given, rows, "likelihoods use all") if what != "continue" else []
+    return found, limits + (_sampled(given, rows, "likelihoods use all") if what != "continue" else [])
 
 
 def _free_text(
@@ -248,7 +280,7 @@ def _nearest_reply(
 ) -> list[Prediction]:
     """Answer the rows that the run writes an answer to: figures that stand side by side are of the same rows."""
     asked = _written(given, rows)
-    return _filled(rows, asked, baseline.nearest_reply(known, asked, seed=given.seed))
+    return _filled(rows, asked, baseline.nearest_reply(known, asked))
 
 
 def _written(given: EvaluationInput, rows: Sequence[Any]) -> Sequence[Any]:

@@ -5,9 +5,11 @@ In this order:
 1. `insufficient`: fewer than 100 rows, no base to compare with, or no figure.
 2. `worse` / `no_gain`: the paired interval of run minus untouched base lies on the wrong side of 0, or contains it.
 3. `below_floor`: better than the base, but a method without a language model does better still. A floor that lacks the
-   deciding metric (it has no likelihoods) is compared on the first metric that both have.
+   deciding metric (it has no likelihoods) is compared on the first metric that both have; suite.py measures one more
+   where those asked for hold none.
 4. `target_missed`: better, not below the floor, but a target of the objective was missed or could not be measured.
-5. `worth_it`.
+5. `insufficient` once more: a floor that shares no figure with the run. Nothing is worth it past a floor unseen.
+6. `worth_it`.
 """
 
 from __future__ import annotations
@@ -66,6 +68,8 @@ class Evidence:
     floors: Sequence[Compared]
     """Run minus each floor, on the metric that decides or the first one that both have."""
     targets: Sequence[TargetResult]
+    unseen_floors: Sequence[str] = ()
+    """How a sentence speaks of the floors that share no figure with the run."""
     confidence: float
     situation: str
     split: str = "test"
@@ -95,6 +99,9 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
             f"Better than the base, but short of its target: {_found(evidence)}, {_against_base(evidence, over)}; "
             f"{'; '.join(_missed(t) for t in missed)}.",
         )
+    if evidence.unseen_floors:
+        against = f"but no figure could be had of it and of {' or '.join(evidence.unseen_floors)}"
+        return "insufficient", f"Not enough evidence: {_found(evidence)}, {_against_base(evidence, over)}, {against}."
     return "worth_it", f"Worth it: {_found(evidence)}, {_against_base(evidence, over)}{_floor_clause(evidence)}."
 
 

@@ -8,7 +8,9 @@ A plug-in file holds `summary`, `label`, `Options`, `higher_is_better`, `range`,
 which `auto` takes it), optionally `primary` (the situations whose verdict it decides) and `rank` (its place
 in tables, smaller first), `answers` (kinds of answers it can measure), `SAMPLE`, and either
 `per_example(prediction, options) -> float` (NaN where it does not apply; the figure is the mean) or
-`statistics(predictions, options)` with `figure(sums, options)`.
+`statistics(predictions, options)`, `figure(sums, options)` and `applies(prediction)`: whether the system answered a row
+and there is a reference, also where that adds nothing to the sums (no label was right and none was given). A figure
+that chance can only raise adds `lowest(sums, whole, options)`: what resamples say of how low the truth may be.
 
 A situation is the problem type of a classifier (`single_label`, `multi_label`, `regression`) or else the objective's
 task (`chat`, `summarize`, `translate`, `extract`, `generate`, `continue`).
@@ -123,12 +125,25 @@ class Metric:
             return found
         return mean_statistics(self.rows(predictions))
 
+    def applies(self, predictions: Sequence[Prediction]) -> npt.NDArray[np.bool_]:
+        """Return (N,): True for the rows that take part, whether or not they change the sums."""
+        if self.per_row:
+            return ~np.isnan(self.rows(predictions))
+        return np.array([self.module.applies(p) for p in predictions], dtype=np.bool_)
+
     def figure(self, sums: Array) -> Array:
         """Return the value for sums of shape (..., S); NaN where it cannot be computed."""
         if not self.per_row:
             found: Array = np.asarray(self.module.figure(sums, self.options), dtype=np.float64)
             return found
         return ratio(sums[..., 0], sums[..., 1])
+
+    def lowest(self, sums: Array, whole: Array) -> Array | None:
+        """Return how low each resample leaves the truth, (…,) for (…, S) sums; None: as low as its figure."""
+        if not hasattr(self.module, "lowest"):
+            return None
+        found: Array = np.maximum(self.module.lowest(sums, whole, self.options), self.module.range[0])
+        return found
 
     def value(self, predictions: Sequence[Prediction]) -> float | None:
         """Return the figure over the predictions, None when it cannot be computed (no rows, no reference …)."""

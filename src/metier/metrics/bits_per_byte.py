@@ -29,6 +29,11 @@ class Options(catalog.Options):
     """Bits per byte has no options."""
 
 
+def applies(prediction: Prediction) -> bool:
+    """Return whether the row has a likelihood."""
+    return prediction.nll is not None
+
+
 def statistics(predictions: Sequence[Prediction], options: Options) -> Array:
     """Return (N, 2): nats and bytes."""
     rows = [(p.nll, p.num_bytes) if p.nll is not None else (0.0, 0) for p in predictions]

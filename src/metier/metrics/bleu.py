@@ -36,6 +36,11 @@ def _counter() -> Any:
     return BLEU(effective_order=True)
 
 
+def applies(prediction: Prediction) -> bool:
+    """Return whether the row was answered in words."""
+    return isinstance(prediction.output, str) and isinstance(prediction.reference, str)
+
+
 def statistics(predictions: Sequence[Prediction], options: Options) -> Array:
     """Return (N, 10): matching n-grams for n = 1…4, all n-grams, answer length, reference length."""
     found = np.zeros((len(predictions), 2 * ORDERS + 2))

@@ -31,13 +31,18 @@ class Options(catalog.Options):
     """The metric chrF has no options."""
 
 
+def applies(prediction: Prediction) -> bool:
+    """Return whether the row was answered in words."""
+    return isinstance(prediction.output, str) and isinstance(prediction.reference, str)
+
+
 def statistics(predictions: Sequence[Prediction], options: Options) -> Array:
     """Return (N, 18): n-grams of the answer, of the reference and common to both, for n = 1…6."""
     found = np.zeros((len(predictions), 3, len(ORDERS)))
     for row, p in enumerate(predictions):
-        if not isinstance(p.output, str) or not isinstance(p.reference, str):
+        if not applies(p):
             continue
-        said, right = ("".join(text.split()) for text in (p.output, p.reference))
+        said, right = ("".join(str(text).split()) for text in (p.output, p.reference))
         for k, n in enumerate(ORDERS):
             ours, theirs = _grams(said, n), _grams(right, n)
             # As in sacrebleu: an order for which the reference is too short does not count against the answer.

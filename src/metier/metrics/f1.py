@@ -44,12 +44,17 @@ def class_names(predictions: Sequence[Prediction]) -> list[str]:
     return offered + sorted(occur - set(offered))
 
 
+def applies(prediction: Prediction) -> bool:
+    """Return whether the row was answered; no label right and none given is an answer too."""
+    return prediction.output is not None and not isinstance(prediction.reference, float)
+
+
 def statistics(predictions: Sequence[Prediction], options: catalog.Options) -> Array:
     """Return (N, 3K): true positives, false positives and false negatives per class; rows without answer are 0."""
     position = {name: k for k, name in enumerate(class_names(predictions))}
     counts = np.zeros((len(predictions), 3, max(len(position), 1)))
     for row, p in enumerate(predictions):
-        if p.output is None or isinstance(p.reference, float):
+        if not applies(p):
             continue
         truth, answer = labels_of(p.reference), labels_of(p.output)
         for name in truth | answer:

@@ -28,6 +28,11 @@ class Options(catalog.Options):
     """Perplexity has no options."""
 
 
+def applies(prediction: Prediction) -> bool:
+    """Return whether the row has a likelihood."""
+    return prediction.nll is not None
+
+
 def statistics(predictions: Sequence[Prediction], options: Options) -> Array:
     """Return (N, 2): nats and tokens."""
     rows = [(p.nll, p.num_tokens) if p.nll is not None else (0.0, 0) for p in predictions]

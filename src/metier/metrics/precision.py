@@ -21,6 +21,11 @@ class Options(f1.Options):
     """How classes are averaged, as in f1."""
 
 
+def applies(prediction: Prediction) -> bool:
+    """Return whether the row takes part, as in f1."""
+    return f1.applies(prediction)
+
+
 def statistics(predictions: Sequence[Prediction], options: Options) -> Array:
     """Return the counts per class, as in f1."""
     return f1.statistics(predictions, options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from functools import cache
 from typing import Any, Literal
 
@@ -26,8 +27,16 @@ answers = ("text",)
 primary = ("summarize", "generate")
 rank = 10
 
-_WORD = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|[^\W_぀-ヿ㐀-鿿豈-﫿]+")
-"""A Chinese or Japanese character is a word of its own; elsewhere a word is a run of letters and digits."""
+_NO_SPACES = re.compile(
+    "["
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f"  # Burmese
+    "\u1780-\u17ff"  # Khmer
+    "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Japanese, Chinese
+    "]"
+)
+_JOINERS = str.maketrans("", "", "\u200c\u200d")
+"""Written inside a word to say how its letters are drawn."""
 
 
 class Options(catalog.Options):
@@ -42,8 +51,24 @@ class Words:
     """The tokeniser that rouge-score calls."""
 
     def tokenize(self, text: str) -> list[str]:
-        """Return the words in lower case."""
-        return _WORD.findall(text.lower())
+        """Return the words in lower case: runs of letters and digits, and single characters of scripts without spaces.
+
+        A mark (vowel sign, accent, point) belongs to the letter before it, written in one code point or in two.
+        """
+        words: list[str] = []
+        inside = False
+        for character in unicodedata.normalize("NFC", text.lower().translate(_JOINERS)):
+            if character.isalnum():
+                if inside and not _NO_SPACES.match(character) and not _NO_SPACES.match(words[-1]):
+                    words[-1] += character
+                else:
+                    words.append(character)
+                inside = True
+            elif inside and unicodedata.category(character) in ("Mn", "Mc"):
+                words[-1] += character
+            else:
+                inside = False
+        return words
 
 
 @cache

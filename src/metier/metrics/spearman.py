@@ -28,10 +28,15 @@ class Options(catalog.Options):
     """The correlation has no options."""
 
 
+def applies(prediction: Prediction) -> bool:
+    """Return whether both are numbers."""
+    return isinstance(prediction.output, float) and isinstance(prediction.reference, float)
+
+
 def statistics(predictions: Sequence[Prediction], options: Options) -> Array:
     """Return (N, 6): 1, x, y, x², y², xy of the centred ranks; rows without a number are 0."""
     found = np.zeros((len(predictions), 6))
-    rows = [k for k, p in enumerate(predictions) if isinstance(p.output, float) and isinstance(p.reference, float)]
+    rows = [k for k, p in enumerate(predictions) if applies(p)]
     if rows:
         x, y = (_ranks([getattr(predictions[k], side) for k in rows]) for side in ("output", "reference"))
         found[rows] = np.stack([np.ones(len(rows)), x, y, x * x, y * y, x * y], axis=1)

@@ -77,6 +77,41 @@ def test_strength_is_chosen_on_validation() -> None:
     assert unchosen.model.constant == "rate"  # the middle one
 
 
+def rare(n_rare: int, false_alarms: int) -> list[Labelled]:
+    """Return 90 usual rows, of which some look rare, and some rare rows that do."""
+    usual = [Labelled(text="alarm" if k < false_alarms else "calm", target="usual") for k in range(90)]
+    return [*usual, *(Labelled(text="alarm", target="rare") for _ in range(n_rare))]
+
+
+def alarm(examples: Sequence[Labelled]) -> np.ndarray:
+    return np.array([[e.text == "alarm"] for e in examples], np.float32)
+
+
+@pytest.mark.parametrize(("decides", "wanted"), [("accuracy", "Dummy"), ("f1", "Tree"), ("f1:average=micro", "Dummy")])
+def test_strength_is_chosen_by_the_figure_that_decides(decides: str, wanted: str) -> None:
+    """Always `usual` is right in 90 of 100 rows with an F1 of 0.47; the other fit in 85 with an F1 of 0.74."""
+    from sklearn.dummy import DummyClassifier
+    from sklearn.tree import DecisionTreeClassifier
+
+    train, held_out = rare(60, 10), rare(10, 15)
+    given = Rows(train, held_out, [], ("usual", "rare"), "single_label", metric(decides))
+    models = [DummyClassifier(strategy="constant", constant="usual"), DecisionTreeClassifier()]
+    for order in (models, models[::-1]):
+        assert wanted in type(baseline.fit_best(order, train, alarm(train), given, alarm(held_out)).model).__name__
+
+
+def test_where_less_is_better_the_least_is_chosen_and_without_the_figure_the_problem_types_own() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import LinearSVC
+
+    train = held_out = rare(10, 0)
+    several = Rows(train, held_out, [], ("usual", "rare"), "single_label", metric("brier"))
+    likely = [LogisticRegression(C=c) for c in (1.0, 0.01, 100.0)]  # all are right everywhere, the last the surest
+    assert baseline.fit_best(likely, train, alarm(train), several, alarm(held_out)).model.C == 100.0
+    sure = [LinearSVC(C=c) for c in (1e-6, 1.0)]  # no probabilities, so no Brier score
+    assert baseline.fit_best(sure, train, alarm(train), several, alarm(held_out)).model.C == 1.0
+
+
 def length_features(examples: Sequence[Labelled]) -> np.ndarray:
     return np.array([[w in e.text for w in ("card", "rate", "fee")] for e in examples], np.float32)
 
@@ -126,6 +161,31 @@ def test_nearest_reply_copies_the_reply_of_the_most_similar_prompt() -> None:
     found = baseline.nearest_reply(train, [turn("my card is lost!", "Freeze it."), turn("exchange rate", "?")])
     assert [p.output for p in found] == ["Freeze it.", "1.1"]
     assert found[0].reference == "Freeze it." and found[0].nll is None
+
+
+def test_a_floor_is_fitted_on_what_time_and_memory_allow() -> None:
+    short, long = ["x" * 100] * 150_000, ["x" * 1000] * 150_000
+    assert baseline.affordable(short, 1, baseline.FIT_WORK) == 150_000
+    assert baseline.affordable(long, 1, baseline.FIT_WORK) == 20_000  # 20 MB of text, and never fewer rows than this
+    assert baseline.affordable(short, 150, baseline.FIT_WORK) == 100_000  # 1.5e9 characters × labels
+    assert baseline.affordable(short[:10], 10**9, baseline.FIT_WORK) == 10
+    assert baseline.affordable([""] * 5, 0, baseline.NEAREST_WORK) == 5
+
+
+def test_the_strength_is_tried_on_a_sample_and_the_fit_is_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word that only rows beyond the sample have still decides."""
+    train = rows(200, 3)
+    drawn = {id(e) for e in baseline.sample(train, 40, 0)}
+    train = [e if id(e) in drawn else Labelled(text=f"{e.text} zq{e.target}", target=e.target) for e in train]
+    asked = [Labelled(text=f"hello zq{label}", target=label) for label in WORDS]
+    given = Rows(train, SINGLE.validation, asked, tuple(WORDS), "single_label")
+    monkeypatch.setattr(baseline, "FIT_ROWS", 40)
+    assert metric("accuracy").value(baseline.tfidf_linear(given)) == 1.0
+    only = Rows([e for e in train if "zq" not in e.text], SINGLE.validation, asked, tuple(WORDS), "single_label")
+    assert (metric("accuracy").value(baseline.tfidf_linear(only)) or 0) < 1.0
+    alone = [*[Labelled(text="x", target="a")] * 199, Labelled(text="y", target="b")]
+    rare_label = Rows(alone, [], [Labelled(text="y", target="b")], ("a", "b"), "single_label")
+    assert baseline.tfidf_linear(rare_label)[0].output in ("a", "b")  # the sample holds one label alone
 
 
 def test_a_sample_is_seeded_and_keeps_the_order() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from metier.core.errors import ConfigError
+from metier.core.errors import ConfigError, DataError
 from metier.core.types import Conversation, Labelled, Message, Text, identify
 from metier.data.template import Encoder
 from metier.evaluation.predict import (
@@ -77,6 +77,38 @@ def replace_scale(asked: Policy) -> Policy:
     assert asked.head is not None
     asked.head.spec = replace(asked.head.spec, target_mean=0.0, target_scale=1.0)
     return asked
+
+
+def broken(asked: Policy) -> Policy:
+    """Return the policy with an embedding that is not a number, which the rows with `stolen` hold."""
+    [token] = asked.base.tokenizer(" stolen", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        asked.base.model.get_input_embeddings().weight[token] = float("nan")
+    return asked
+
+
+@pytest.mark.parametrize(
+    "spec", [HeadSpec(num_outputs=1, problem_type="regression"), HeadSpec(num_outputs=3, labels=LABELS)]
+)
+def test_outputs_that_are_no_numbers_are_refused_and_their_rows_named(spec: HeadSpec) -> None:
+    rows = [replace(row, target=1.0) if spec.problem_type == "regression" else row for row in labelled(30)]
+    named = [row.place for row in rows if " stolen" in row.text]
+    asked = broken(policy(spec))
+    for ask in (
+        lambda: predict_head(asked, rows, labels=LABELS, problem_type=spec.problem_type),
+        lambda: pooled_features(asked, rows),
+    ):
+        with pytest.raises(DataError, match=r"E373 .* for 15 of 30 rows") as error:
+            ask()
+        assert (error.value.place, error.value.received) == (named[0], f"rows {', '.join(named[:8])} and 7 more")
+    whole = [row for row in rows if row.place not in named]
+    assert len(predict_head(asked, whole, labels=LABELS, problem_type=spec.problem_type)) == 15
+
+
+def test_label_likelihoods_that_are_no_numbers_are_refused_and_their_rows_named() -> None:
+    with pytest.raises(DataError, match=r"E373 .* for 3 of 6 rows") as error:
+        predict_label_likelihood(broken(policy(tie_word_embeddings=False)), labelled(6), labels=LABELS)
+    assert error.value.received == "rows x.csv:0, x.csv:1, x.csv:3" and "stolen" not in str(error.value)
 
 
 def test_several_labels_are_those_of_at_least_one_half() -> None:

@@ -14,14 +14,17 @@ import pytest
 import torch
 
 from metier.core.errors import ConfigError, DataError
+from metier.core.recipe import Prompt
 from metier.core.types import Conversation, Example, Labelled, Message, Preference, Text, identify
 from metier.data.batching import collate, micro_batches
 from metier.data.template import Encoder
+from metier.evaluation import baseline
 from metier.evaluation.inputs import chosen_metrics
 from metier.evaluation.records import read_predictions
 from metier.evaluation.result import DataSummary, Report, TrainingSummary
-from metier.evaluation.suite import EvaluationInput, _unfinished, evaluate
+from metier.evaluation.suite import EvaluationInput, _Table, _unfinished, _unseen, evaluate
 from metier.evaluation.systems import Asked
+from metier.evaluation.verdict import judge
 from metier.evaluation.versus import versus
 from metier.metrics import Prediction, metric
 from metier.models.base import from_model
@@ -374,6 +377,106 @@ def test_nothing_is_said_of_likelihoods_where_every_row_has_one_or_none_is_asked
     for report in (ask(policy(), conversations(24), task="chat", problem_type=None), generative()):
         assert not [limit for limit in report.limits if "no likelihood" in limit]
         assert not [f for f in report.systems[0].figures if f.note]
+
+
+def test_the_keyword_floor_reads_the_prompt_that_the_run_reads() -> None:
+    """The label depends on a column that only `data.prompt.user` brings in."""
+    drawn = np.random.default_rng(0).integers(0, 2, 240).tolist()
+    rows = [
+        identify(Labelled(text=f"please see {k}", target=LABELS[y], meta={"title": ("bill", "leave")[y]}))
+        for k, y in enumerate(drawn)
+    ]
+    words = tokenizer()
+    found = {}
+    for user in (None, "{title}: {text}"):
+        encoder = Encoder(words, max_length=128, labels=LABELS, prompt=Prompt(user=user))
+        head = HeadSpec(num_outputs=3, labels=LABELS)
+        report = ask(build(from_model(llama(), words), "lora", {}, head=head, encoder=encoder, seed=0), rows)
+        floor = next(s for s in report.systems if s.name == "tfidf_svm")
+        found[user] = next(f.value for f in floor.figures if f.metric == "accuracy")
+        assert "please" in report.examples.random[0].prompt and "bill" not in report.examples.random[0].prompt
+    assert found["{title}: {text}"] == 1.0 and (found[None] or 0) < 0.7
+
+
+def test_systems_that_saw_fewer_training_rows_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline, "FIT_ROWS", 30)
+    monkeypatch.setattr(baseline, "TFIDF_CHARACTERS", 500)
+    rows = labelled(240)
+    report = ask(policy(HeadSpec(num_outputs=3, labels=LABELS)), rows, train=rows[:80])
+    labels = {s.name: s.label for s in report.systems}
+    assert labels["linear_probe"] == "Untouched base: frozen base + linear probe, on 30 of 80 training rows"
+    assert labels["tfidf_svm"] == "TF-IDF + linear SVM, on 30 of 80 training rows"
+    assert labels["majority"] == "Most frequent answer"
+    assert "TF-IDF + linear SVM saw 30 of 80 training rows; with all of them it could be better." in report.limits
+    assert any(limit.startswith("Frozen base + linear probe saw 30 of 80") for limit in report.limits)
+    written = ask(policy(), conversations(240), task="chat", problem_type=None, labels=(), train=conversations(80))
+    assert [s.label for s in written.systems][-1] == "Nearest training row's reply, on 30 of 80 training rows"
+    assert any(limit.startswith("Nearest training row's reply saw 30 of 80") for limit in written.limits)
+
+
+def sure(right: Sequence[bool], confidence: float) -> list[Prediction]:
+    """Answer with one confidence, in one bin of the calibration error."""
+    return [
+        replace(
+            p,
+            confidence=confidence,
+            label_probs={str(p.output): confidence, "ab".replace(str(p.output), ""): 1 - confidence},
+        )
+        for p in answers(right)
+    ]
+
+
+@pytest.mark.parametrize("decides", ["ece", "brier"])
+def test_no_run_is_worth_it_below_a_floor_that_lacks_the_figures_asked_for(decides: str) -> None:
+    """Better calibrated than its base and right in 3 of 4 rows; the SVM, which has no probabilities, in all."""
+    systems = [
+        Asked("run", "This run", "run", sure([k % 4 > 0 for k in range(400)], 0.75)),
+        Asked("base", "Untouched base", "base", sure([k % 4 > 1 for k in range(400)], 0.9)),
+        Asked("tfidf_svm", "TF-IDF", "floor", answers([True] * 400), phrase="a keyword baseline"),
+    ]
+    given: Any = SimpleNamespace(
+        test=[None] * 400, bootstrap_samples=300, seed=0, confidence=0.95, targets={}, split="test"
+    )
+    table = _Table(given, "single_label", [metric(decides)], systems)
+    verdict, sentence = judge(table.evidence([]))
+    assert verdict == "below_floor"
+    assert "but in accuracy 25.0 points below a keyword baseline, which needs no language model" in sentence
+    assert {s.name: [f.metric for f in s.figures] for s in table.systems()} == {
+        "run": [decides, "accuracy"], "base": [decides, "accuracy"], "tfidf_svm": ["accuracy"]
+    }  # fmt: skip
+    assert [(d.other, d.metric) for d in table.differences()][-1] == ("tfidf_svm", "accuracy")
+    assert _unseen(table) == []
+    silent = [replace(p, output=None) for p in systems[2].predictions]
+    unseen = _Table(given, "single_label", [metric(decides)], [*systems[:2], replace(systems[2], predictions=silent)])
+    verdict, sentence = judge(unseen.evidence([]))
+    assert verdict == "insufficient" and sentence.endswith(
+        "but no figure could be had of it and of a keyword baseline."
+    )
+    assert _unseen(unseen) == [
+        "No figure could be had of both the run and a keyword baseline: it may be better than the run."
+    ]
+
+
+def test_the_nearest_reply_stays_a_floor_where_likelihoods_alone_are_asked_for() -> None:
+    rows = conversations(240)
+    asked = {"task": "chat", "problem_type": None, "labels": (), "metrics": ("perplexity",)}
+    report = ask(policy(), rows, **asked)
+    floor = next(s for s in report.systems if s.role == "floor")
+    assert [f.metric for f in floor.figures] == ["rouge"] and report.primary_metric == "perplexity"
+
+
+def test_the_strongest_form_of_the_base_is_the_one_with_the_best_deciding_figure() -> None:
+    """On validation the most frequent answer is right oftenest and the probe has the better F1."""
+
+    def part(name: str, rare: int, alike: int, usual: int) -> list[Labelled]:
+        drawn = [("my card", "card")] * rare + [("my card", "rate")] * alike + [("my rate", "rate")] * usual
+        return [identify(Labelled(text=f"{t} {name} {k}", target=y)) for k, (t, y) in enumerate(drawn)]
+
+    train, validation, test = part("a", 60, 10, 80), part("b", 10, 15, 75), part("c", 12, 13, 75)
+    for metrics, base in ((("accuracy", "f1"), "majority"), (("f1", "accuracy"), "linear_probe")):
+        asked = policy(HeadSpec(num_outputs=3, labels=LABELS))
+        report = ask(asked, [], train=train, validation=validation, test=test, metrics=metrics)
+        assert [s.name for s in report.systems if s.role == "base"] == [base]
 
 
 def test_rows_that_cannot_be_evaluated() -> None:

@@ -67,6 +67,17 @@ def test_the_weakest_of_two_floors_does_not_save_it() -> None:
     assert judge(evidence(floors=[FLOOR, better_floor]))[0] == "below_floor"
 
 
+def test_a_floor_that_could_not_be_compared_leaves_it_open_and_a_missed_target_stands() -> None:
+    verdict, sentence = judge(evidence(floors=[], unseen_floors=["a keyword baseline"]))
+    assert (verdict, sentence) == (
+        "insufficient",
+        "Not enough evidence: accuracy 0.931 on 3,080 held-out texts, 12.4 points above the untouched base "
+        "(95 % interval 11.0–13.8), but no figure could be had of it and of a keyword baseline.",
+    )
+    missed = [TargetResult(name="accuracy", condition=">= 0.95", value=0.931, met=False)]
+    assert judge(evidence(floors=[], unseen_floors=["x"], targets=missed))[0] == "target_missed"
+
+
 def test_no_gain_when_the_interval_holds_zero() -> None:
     verdict, sentence = judge(evidence(over_base=compared(0.003, -0.005, 0.011, phrase="frozen base + linear probe")))
     assert verdict == "no_gain"

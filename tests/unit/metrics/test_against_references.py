@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -99,6 +101,31 @@ def test_rouge_equals_rouge_score(variant: str) -> None:
 def test_rouge_reads_other_scripts() -> None:
     row = Prediction(id="1", reference="咳嗽 三天", output="咳嗽")
     assert metric("rouge:variant=1").value([row]) == pytest.approx(2 * 1 * 0.5 / 1.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("कि का की", ["कि", "का", "की"]),  # three words that differ in a vowel sign alone
+        ("வணக்கம் நண்பரே", ["வணக்கம்", "நண்பரே"]),
+        ("שָׁלוֹם, עולם", ["שָׁלוֹם", "עולם"]),
+        ("ฉันกิน ข้าว", ["ฉั", "น", "กิ", "น", "ข้", "า", "ว"]),
+        ("ខ្ញុំ", ["ខ្", "ញុំ"]),
+        ("Cafe\u0301 CAF\u00c9", ["caf\u00e9", "caf\u00e9"]),
+        ("می\u200cخواهم", ["میخواهم"]),
+        ("咳嗽 3天 ok_2", ["咳", "嗽", "3", "天", "ok", "2"]),
+        ("\u0301 _ -", []),
+    ],
+)
+def test_rouge_finds_the_words_of_every_script(text: str, words: list[str]) -> None:
+    from metier.metrics.rouge import Words
+
+    assert Words().tokenize(text) == [unicodedata.normalize("NFC", word) for word in words]
+
+
+def test_rouge_of_different_words_is_zero_where_only_their_marks_differ() -> None:
+    row = Prediction(id="1", reference="कि", output="का")
+    assert metric("rouge:variant=1").value([row]) == 0.0
 
 
 @pytest.mark.parametrize("subset", [slice(0, 6), slice(0, 2), slice(2, 3), slice(4, 5), slice(2, 6), slice(0, 1)])
