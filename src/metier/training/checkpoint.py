@@ -21,6 +21,7 @@ import platform
 import re
 import shutil
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +187,12 @@ def listing(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-def problems(path: Path) -> list[str]:
-    """Return what is wrong with a checkpoint; empty when every file is as COMPLETE.json says."""
+def problems(path: Path, only: Collection[str] = ()) -> list[str]:
+    """Return what is wrong with a checkpoint; empty when every file is as COMPLETE.json says.
+
+    Args:
+        only: the files to look at; empty: all.
+    """
     complete = path / "COMPLETE.json"
     if not complete.is_file():
         return ["COMPLETE.json is missing: the save did not finish"]
@@ -198,6 +203,8 @@ def problems(path: Path) -> list[str]:
         return ["COMPLETE.json cannot be read"]
     found = []
     for name, size, digest in files:
+        if only and name not in only:
+            continue
         file = path / name
         if "\0" in name or not file.is_file():
             found.append(f"{name!r} is missing")
