@@ -228,8 +228,13 @@ def _tree_holds(model: Any, prompt: Ids, candidates: Sequence[Ids], pad_id: int)
             fast = _score_by_tree(model, [prompt], _Tree.of(some), pad_id, LOGIT_VALUES)[0]
             slow = _score_by_rows(model, prompt, some, pad_id)
             num_tokens = np.array([len(c) for c in some])
-            low = model.get_input_embeddings().weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-            _proved[model] = bool(np.all(np.abs(fast - slow) <= (0.1 if low else 1e-3) * num_tokens))
+            allowed = 0.1 if _in_low_precision(model.get_input_embeddings().weight) else 1e-3
+            _proved[model] = bool(np.all(np.abs(fast - slow) <= allowed * num_tokens))
         else:
             _proved[model] = False
     return _proved[model]
+
+
+def _in_low_precision(weight: torch.Tensor) -> bool:
+    """Return whether a model with this weight computes in bfloat16: it is stored so, or autocast where it lies."""
+    return weight.dtype != torch.float32 or torch.is_autocast_enabled(weight.device.type)
