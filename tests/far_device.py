@@ -97,7 +97,7 @@ def figures(device: str) -> dict[str, Any]:
     """Return what each verb that runs on a device answers there."""
     from contract.test_methods import LABELS, examples, parts
     from metier.evaluation.predict import predict_head, predict_text
-    from metier.models import parity
+    from metier.models import heads, parity
     from metier.models.score import score_prompts
     from metier.training.calibration import calibrate
     from metier.training.validate import validate
@@ -123,6 +123,8 @@ def figures(device: str) -> dict[str, Any]:
     rows = examples("classify")[:6]
     answers = predict_head(policy, rows, labels=LABELS, problem_type="single_label")
     found["head"] = [list(p.label_probs.values()) for p in answers]
+    batch = feed.collate(list(range(6)), [[0, 1], [2], [3, 4, 5]])
+    found["mean"] = heads.pool(policy.hidden(batch), batch, "mean").tolist()
     found["parity"] = parity.measure(policy, [[5, 9, 30], [8, 40]]).figures
     feed = type(feed).of([*feed.items, *feed.items], pad_id=feed.pad_id, facts=method.facts)
     found["calibrate"] = calibrate(policy, feed, budget_tokens=512, packing=False).temperature

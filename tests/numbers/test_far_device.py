@@ -37,7 +37,7 @@ def test_every_verb_answers_alike_on_a_device_without_float64() -> None:
     found = json.loads(done.stdout)
     for verb, here in found["cpu"].items():
         assert list(numbers(found["far"][verb])) == pytest.approx(list(numbers(here)), rel=1e-4, abs=1e-6), verb
-    assert len(found["cpu"]) == 8
+    assert len(found["cpu"]) == 9
 
 
 def test_the_seed_of_a_step_reaches_every_device_that_may_be_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

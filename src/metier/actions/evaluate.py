@@ -298,7 +298,7 @@ def _reproduce(parts: Parts, run: Run, path: Path, rows: str) -> dict[str, str]:
         "targets digest": str(run.status().get("targets_digest", "")),
         "seed": str(parts.recipe.training.seed),
         "metier": metier.__version__,
-        **{k: str(v) for k, v in checkpoint.versions().items()},
+        **{k: str(v) for k, v in checkpoint.versions(parts.policy.device).items()},
     }
 
 

@@ -157,7 +157,7 @@ def _write_environment(run: Run, parts: Parts) -> None:
             "pinned": parts.pinned,
             "choices": parts.choices,
             "digests": parts.digests,
-            "versions": checkpoint.versions(),
+            "versions": checkpoint.versions(parts.policy.device),
         },
     )
 
@@ -295,7 +295,8 @@ def _resume(run: Run, parts: Parts, state: loop.State) -> None:
     for step, value in sorted(_seen(run, parts.watch.metric, state.step).items()):
         parts.watch.see(step, {parts.watch.metric: value})
     run.event("note", code="resumed", text=f"resumed from {path.name}")
-    others = [k for k, v in checkpoint.versions().items() if saved["versions"].get(k) != v]
+    under = checkpoint.versions(parts.policy.device)
+    others = [k for k, v in under.items() if saved["versions"].get(k, v) != v]  # an older Metier wrote fewer
     if others:
         text = f"{', '.join(others)} changed since then: the result may differ from an unbroken run's in the last bits"
         run.event("note", code="versions", text=text)

@@ -40,15 +40,29 @@ from metier.training.optim import Optimizer
 COUNTERS = ("step", "tokens", "supervised", "examples", "slots", "seconds", "micro_batch_tokens")
 
 
-def versions() -> dict[str, str]:
-    """Return the library versions under which exactness is claimed."""
+def versions(device: torch.device) -> dict[str, str]:
+    """Return what has to stay the same for a resume to be exact: libraries, threads, and the device by its name.
+
+    On a CPU that is exact to the bit. A GPU's kernels (attention's backward pass, for one) may add in another order
+    each time: there a resume goes on from the same state with the same rows and seeds, and the last bits may differ.
+    """
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "numpy": np.__version__,
         "threads": str(torch.get_num_threads()),
+        "device": _device_name(device),
+        **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
     }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return f"cpu ({torch.backends.cpu.get_cpu_capability()})"  # kernels are chosen by what the CPU can do
+    if device.type in ("cuda", "xpu"):
+        return str(torch.get_device_module(device).get_device_name(device))
+    return device.type
 
 
 # ───────────────────────────────────────────────────────────────────────────── writing
@@ -132,7 +146,7 @@ def begin(folder: Path, policy: Policy, state: State, *, digests: dict[str, str]
         try:
             policy.save(temporary)
             safetensors.torch.save_file(_optimizer_tensors(state.optimizer), temporary / "optimizer.safetensors")
-            write_json(temporary / "state.json", _state(state, digests, figures))
+            write_json(temporary / "state.json", _state(state, versions(policy.device), digests, figures))
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if isinstance(error, safetensors.SafetensorError):
@@ -257,13 +271,13 @@ def restore(path: Path, policy: Policy, state: State) -> dict[str, Any]:
 # ───────────────────────────────────────────────────────────────────────────── inside
 
 
-def _state(state: State, digests: dict[str, str], figures: dict[str, float]) -> dict[str, Any]:
+def _state(state: State, under: dict[str, str], digests: dict[str, str], figures: dict[str, float]) -> dict[str, Any]:
     return {
         **{name: getattr(state, name) for name in COUNTERS},
         "planned_micro_batch_tokens": state.planned_micro_batch_tokens,
         "digests": digests,
         "figures": figures,
-        "versions": versions(),
+        "versions": under,
     }
 
 
