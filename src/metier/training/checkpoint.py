@@ -26,17 +26,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 import transformers
 
 from metier.core.errors import MachineError
 from metier.core.project import digest_file, disk_errors, fsync_directory, now, read_json, write_json
+from metier.models.adapters._weights import write_tensors
 from metier.models.policy import Policy
 from metier.training.loop import State
 from metier.training.optim import Optimizer
 
+OPTIMIZER = "optimizer.safetensors"
 COUNTERS = ("step", "tokens", "supervised", "examples", "slots", "seconds", "micro_batch_tokens")
 
 
@@ -145,12 +146,10 @@ def begin(folder: Path, policy: Policy, state: State, *, digests: dict[str, str]
         temporary.mkdir(parents=True)
         try:
             policy.save(temporary)
-            safetensors.torch.save_file(_optimizer_tensors(state.optimizer), temporary / "optimizer.safetensors")
+            write_tensors(temporary / OPTIMIZER, _optimizer_tensors(state.optimizer), {})
             write_json(temporary / "state.json", _state(state, versions(policy.device), digests, figures))
-        except BaseException as error:
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
-            if isinstance(error, safetensors.SafetensorError):
-                raise _disk_behind(error, final) from error
             raise
     return Writing(final, temporary)
 
@@ -259,7 +258,7 @@ def restore(path: Path, policy: Policy, state: State) -> dict[str, Any]:
         )
     saved = read_json(path / "state.json")
     policy.restore(path)
-    _restore_optimizer(state.optimizer, path / "optimizer.safetensors")
+    _restore_optimizer(state.optimizer, path / OPTIMIZER)
     for name in COUNTERS:
         setattr(state, name, saved[name])
     planned = state.planned_micro_batch_tokens
@@ -282,11 +281,7 @@ def _state(state: State, under: dict[str, str], digests: dict[str, str], figures
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}#{field}": value.detach().cpu().contiguous()
-        for name, fields in optimizer.state().items()
-        for field, value in fields.items()
-    }
+    return {f"{name}#{field}": value for name, fields in optimizer.state().items() for field, value in fields.items()}
 
 
 def _restore_optimizer(optimizer: Optimizer, path: Path) -> None:
@@ -305,16 +300,3 @@ def _restore_optimizer(optimizer: Optimizer, path: Path) -> None:
             fix="metier runs resume RUN --fork starts a new run from the recipe",
         )
     optimizer.load(saved)
-
-
-def _disk_behind(error: Exception, place: Path) -> MachineError:
-    """safetensors wraps the operating system's refusal in its own exception; say what it was."""
-    text = str(error)
-    full = "No space left" in text or "os error 28" in text
-    return MachineError(
-        420 if full else 422,
-        "The disk is full; the checkpoints before are untouched" if full else "The checkpoint could not be written",
-        place=str(place),
-        received="" if full else text,
-        fix="free space, then metier runs resume",
-    )
