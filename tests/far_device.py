@@ -85,8 +85,6 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         on_device = torch.device(kwargs["device"]).type == NAME
         kwargs["device"] = torch.device("cpu")
     out = func(*args, **kwargs)
-    if func is torch.ops.aten.copy_.default and on_device:
-        return FarTensor(out) if isinstance(out, torch.Tensor) else out
     return pytree.tree_map_only(torch.Tensor, FarTensor, out) if on_device else out
 
 
