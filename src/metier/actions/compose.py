@@ -100,11 +100,13 @@ def compose(
     *,
     pinned: Mapping[str, str] | None = None,
     dataset: str | None = None,
+    trained: Path | None = None,
     progress: Progress | None = None,
 ) -> Parts:
     """Build the parts of a run.
 
     Args:
+        trained: the checkpoint whose weights the policy will get: what its head was trained on stands there.
         dataset: the version an earlier start of the same run used (`data:support@v3`), whatever the sources hold now.
         pinned: `Parts.pinned` of an earlier start of the same run: reused, where the recipe says `auto`.
         progress: called with (what, done, total).
@@ -113,7 +115,9 @@ def compose(
         ConfigError, DataError, MachineError: whatever the rooms below find wrong.
     """
     rows = Dataset.find(project, dataset) if dataset else build(recipe, project, progress=progress)
-    method = Method.of(recipe.method.kind, recipe.method.options, facts_of(rows), place=recipe.place("method.kind"))
+    method = Method.of(
+        recipe.method.kind, recipe.method.options, facts_of(rows, trained), place=recipe.place("method.kind")
+    )
     method.check(rows.manifest["kinds"])
     kept = _choices(recipe, pinned or {})
     if progress:
@@ -245,11 +249,17 @@ def _deciding(method: Method) -> str:
     return "accuracy" if single else "loss"
 
 
-def facts_of(dataset: Dataset) -> Facts:
-    """Return what a method may know of the dataset: labels, problem type, mean and spread of numeric targets."""
+def facts_of(dataset: Dataset, trained: Path | None = None) -> Facts:
+    """Return what a method may know of the dataset: labels, problem type, mean and spread of numeric targets.
+
+    Those of a checkpoint are what it was `trained` with: an erasure may have taken rows since, and moved them.
+    """
     problem_type = dataset.manifest.get("problem_type")
     mean, scale = 0.0, 1.0
-    if problem_type == "regression":
+    if problem_type == "regression" and trained is not None and (trained / policies.HEAD_FILE).is_file():
+        head = policies.read_head(trained)
+        mean, scale = head.target_mean, head.target_scale
+    elif problem_type == "regression":
         targets = np.array([float(e.target) for e in dataset.examples("train") if isinstance(e, Labelled)])  # type: ignore[arg-type]
         mean, scale = float(targets.mean()), float(targets.std()) or 1.0
     return Facts(tuple(dataset.manifest.get("labels") or ()), problem_type, mean, scale)

@@ -78,7 +78,7 @@ def loaded(project: Project, ref: str, progress: Progress | None = None) -> tupl
         )
     recipe, pinned = for_inference(kept(run.dir), read_json(run.dir / "environment.json").get("pinned", {}))
     dataset = run.status().get("dataset")
-    parts = compose(recipe, project, pinned=pinned, dataset=dataset, progress=progress)
+    parts = compose(recipe, project, pinned=pinned, dataset=dataset, trained=path, progress=progress)
     parts.policy.restore(path)
     if parts.policy.head is not None:
         parts.policy.head.temperature = temperature_of(run.dir, path)
@@ -316,7 +316,7 @@ def _reproduce(parts: Parts, run: Run, path: Path, rows: str) -> dict[str, str]:
         "targets digest": str(run.status().get("targets_digest", "")),
         "seed": str(parts.recipe.training.seed),
         "metier": metier.__version__,
-        **{k: str(v) for k, v in checkpoint.versions().items()},
+        **{k: str(v) for k, v in checkpoint.versions(parts.policy.device).items()},
     }
 
 

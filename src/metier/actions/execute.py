@@ -157,7 +157,7 @@ def _write_environment(run: Run, parts: Parts) -> None:
             "pinned": parts.pinned,
             "choices": parts.choices,
             "digests": parts.digests,
-            "versions": checkpoint.versions(),
+            "versions": checkpoint.versions(parts.policy.device),
         },
     )
 
@@ -292,15 +292,30 @@ def _resume(run: Run, parts: Parts, state: loop.State) -> None:
             fix=f"metier runs resume {run.number} --fork starts a new run from the recipe",
         )
     saved = checkpoint.restore(path, parts.policy, state)
-    seen = {e["step"]: e for e in run.events("evaluation") if e["step"] <= state.step}
-    for step in sorted(seen):
-        parts.watch.see(step, {parts.watch.metric: seen[step][parts.watch.metric]})
+    for step, value in sorted(_seen(run, parts.watch.metric, state.step).items()):
+        parts.watch.see(step, {parts.watch.metric: value})
     run.event("note", code="resumed", text=f"resumed from {path.name}")
-    others = [k for k, v in checkpoint.versions().items() if saved["versions"].get(k) != v]
+    under = checkpoint.versions(parts.policy.device)
+    others = [k for k, v in under.items() if saved["versions"].get(k, v) != v]  # an older Metier wrote fewer
     if others:
         text = f"{', '.join(others)} changed since then: the result may differ from an unbroken run's in the last bits"
         run.event("note", code="versions", text=text)
     _catch_up(run, parts, state.step)
+
+
+def _seen(run: Run, metric: str, last_step: int) -> dict[int, float]:
+    """Return the deciding figure of each evaluation up to a step, by step.
+
+    A power cut may have taken lines of events.jsonl: what best.json and the checkpoints say of themselves counts too.
+    """
+    told = [(e["step"], e) for e in run.events("evaluation")]
+    best = read_json(run.dir / "best.json") if (run.dir / "best.json").exists() else {}
+    told.append((best.get("step", 0), best.get("figures", {})))
+    for path in checkpoint.listing(run.checkpoints_dir):
+        if not checkpoint.problems(path, only=("state.json",)):
+            saved = read_json(path / "state.json")
+            told.append((saved["step"], saved["figures"]))
+    return {step: figures[metric] for step, figures in told if step <= last_step and metric in figures}
 
 
 def _catch_up(run: Run, parts: Parts, step: int) -> None:

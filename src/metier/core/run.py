@@ -26,6 +26,8 @@ from metier.core.errors import ConfigError
 from metier.core.project import disk_errors, now, read_json, write_json
 
 State = Literal["created", "running", "stopped", "failed", "done"]
+KEPT = ("evaluation",)
+"""Kinds of events that are on the disk before `event` returns: a resume chooses the best checkpoint by them."""
 MOVES: dict[State, tuple[State, ...]] = {
     "created": ("running", "failed", "stopped"),
     "running": ("done", "stopped", "failed"),
@@ -130,7 +132,10 @@ class Run:
     # ── events ──
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append one event; kinds: phase, plan, trunk, step, evaluation, checkpoint, note, done, error."""
+        """Append one event; kinds: phase, plan, trunk, step, evaluation, checkpoint, note, done, error.
+
+        An evaluation survives a power cut, as the checkpoint that is chosen by it does.
+        """
         path = self.dir / "events.jsonl"
         line = json.dumps({"time": now(), "kind": kind, **fields}, ensure_ascii=False).encode() + b"\n"
         with disk_errors(path), path.open("ab+") as file:
@@ -139,6 +144,9 @@ class Run:
                 # A kill or a full disk may have cut the last line off: this one must not be lost with it.
                 line = line if file.read(1) == b"\n" else b"\n" + line
             file.write(line)
+            if kind in KEPT:
+                file.flush()
+                os.fsync(file.fileno())
 
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield the events, oldest first; a line cut off by a kill is passed over."""

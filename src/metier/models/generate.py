@@ -203,8 +203,10 @@ def _choose(logits_BV: torch.Tensor, batch: list[_Row], sampling: _Sampling) -> 
         tokens_B1 = logits_BV.argmax(-1, keepdim=True)
     else:
         draws = [float(row.draws[len(row.token_ids)]) for row in batch if row.draws is not None]
-        draws_B1 = torch.tensor(draws, dtype=torch.float64, device=logits_BV.device)[:, None]
-        tokens_B1 = _sample(logits_BV, draws_B1, sampling)
+        # Sums of 150,000 probabilities ask for float64, which only these two kinds of device surely have.
+        where = logits_BV.device if logits_BV.device.type in ("cpu", "cuda") else torch.device("cpu")
+        draws_B1 = torch.tensor(draws, dtype=torch.float64, device=where)[:, None]
+        tokens_B1 = _sample(logits_BV.to(where), draws_B1, sampling).to(logits_BV.device)
     logprobs_B = logits_BV.gather(-1, tokens_B1)[:, 0] - logits_BV.logsumexp(-1)
     return tokens_B1[:, 0], logprobs_B
 

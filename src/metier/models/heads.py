@@ -117,5 +117,8 @@ def pool(hidden_BTD: Tensor, batch: Batch, pooling: Pooling) -> Tensor:
     owner = torch.from_numpy(np.repeat(np.arange(len(starts)), lengths)).to(device)
     tokens = torch.from_numpy(np.flatnonzero(batch.segments_BT > 0)).to(device)
     sums_ND = torch.zeros(len(starts), flat.shape[1], device=device)
-    sums_ND = sums_ND.index_add(0, owner, flat.index_select(0, tokens).float())
+    values = flat.index_select(0, tokens).float()
+    # On a GPU index_add sums in whatever order its threads come; index_put sorts first.
+    cpu = device.type == "cpu"
+    sums_ND = sums_ND.index_add(0, owner, values) if cpu else sums_ND.index_put((owner,), values, accumulate=True)
     return sums_ND / torch.from_numpy(lengths).to(device).unsqueeze(1)

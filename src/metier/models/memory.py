@@ -63,7 +63,7 @@ class Estimate:
     activations: int
     """Highest sum of live tensors in forward, loss and backward, beyond weights and all gradients."""
     save: int
-    """What a checkpoint adds while it is written: one tensor at a time, as safetensors writes from their own memory."""
+    """What a checkpoint adds while it is written: one tensor at a time, which from a GPU comes to the host's memory."""
     runtime: int
     holes: int
     """Freed memory that the allocator keeps."""

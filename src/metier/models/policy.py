@@ -275,8 +275,7 @@ class Policy:
         """
         self.adapter.save(folder, self.base.source)
         if self.head is not None:
-            tensors = {name: p.detach().cpu().contiguous() for name, p in self.head.named_parameters()}
-            write_tensors(folder / HEAD_WEIGHTS, tensors, {"format": "pt"})
+            write_tensors(folder / HEAD_WEIGHTS, dict(self.head.named_parameters()), {"format": "pt"})
             write_json(folder / HEAD_FILE, asdict(self.head.spec))
         write_json(
             folder / POLICY_FILE,

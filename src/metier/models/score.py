@@ -168,7 +168,7 @@ def _forward_tree(model: Any, rests: list[list[int]], tree: _Tree, num_prefix: i
     normalizers_BS = torch.logsumexp(logits_BSV.float(), dim=-1)
     edge_slots = torch.from_numpy(tree.edge_slots_E).to(device)
     edge_logits_BE = logits_BSV[:, edge_slots, torch.from_numpy(tree.edge_tokens_E).to(device)].float()
-    edges_BE = (edge_logits_BE - normalizers_BS[:, edge_slots]).double().cpu().numpy()
+    edges_BE = (edge_logits_BE - normalizers_BS[:, edge_slots]).cpu().double().numpy()
     scores: Scores = edges_BE @ tree.paths_EC
     return scores
 
@@ -216,7 +216,7 @@ def _score_by_rows(model: Any, prompt: Ids, candidates: Sequence[Ids], pad_id: i
         for place, index in enumerate(rows):
             target = torch.tensor(candidates[index], device=device)
             steps = torch.arange(len(target), device=device)
-            scores[index] = float(logprobs_CTV[place, steps, target].double().sum())
+            scores[index] = float(logprobs_CTV[place, steps, target].cpu().double().sum())
     return scores
 
 
@@ -228,8 +228,13 @@ def _tree_holds(model: Any, prompt: Ids, candidates: Sequence[Ids], pad_id: int)
             fast = _score_by_tree(model, [prompt], _Tree.of(some), pad_id, LOGIT_VALUES)[0]
             slow = _score_by_rows(model, prompt, some, pad_id)
             num_tokens = np.array([len(c) for c in some])
-            low = model.get_input_embeddings().weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-            _proved[model] = bool(np.all(np.abs(fast - slow) <= (0.1 if low else 1e-3) * num_tokens))
+            allowed = 0.1 if _in_low_precision(model.get_input_embeddings().weight) else 1e-3
+            _proved[model] = bool(np.all(np.abs(fast - slow) <= allowed * num_tokens))
         else:
             _proved[model] = False
     return _proved[model]
+
+
+def _in_low_precision(weight: torch.Tensor) -> bool:
+    """Return whether a model with this weight computes in bfloat16: it is stored so, or autocast where it lies."""
+    return weight.dtype != torch.float32 or torch.is_autocast_enabled(weight.device.type)

@@ -21,33 +21,49 @@ import platform
 import re
 import shutil
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 import transformers
 
 from metier.core.errors import MachineError
 from metier.core.project import digest_file, disk_errors, fsync_directory, now, read_json, write_json
+from metier.models.adapters._weights import write_tensors
 from metier.models.policy import Policy
 from metier.training.loop import State
 from metier.training.optim import Optimizer
 
+OPTIMIZER = "optimizer.safetensors"
 COUNTERS = ("step", "tokens", "supervised", "examples", "slots", "seconds", "micro_batch_tokens")
 
 
-def versions() -> dict[str, str]:
-    """Return the library versions under which exactness is claimed."""
+def versions(device: torch.device) -> dict[str, str]:
+    """Return what has to stay the same for a resume to be exact: libraries, threads, and the device by its name.
+
+    On a CPU that is exact to the bit. A GPU's kernels (attention's backward pass, for one) may add in another order
+    each time: there a resume goes on from the same state with the same rows and seeds, and the last bits may differ.
+    """
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "numpy": np.__version__,
         "threads": str(torch.get_num_threads()),
+        "device": _device_name(device),
+        **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
     }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return f"cpu ({torch.backends.cpu.get_cpu_capability()})"  # kernels are chosen by what the CPU can do
+    if device.type in ("cuda", "xpu"):
+        return str(torch.get_device_module(device).get_device_name(device))
+    return device.type
 
 
 # ───────────────────────────────────────────────────────────────────────────── writing
@@ -130,12 +146,10 @@ def begin(folder: Path, policy: Policy, state: State, *, digests: dict[str, str]
         temporary.mkdir(parents=True)
         try:
             policy.save(temporary)
-            safetensors.torch.save_file(_optimizer_tensors(state.optimizer), temporary / "optimizer.safetensors")
-            write_json(temporary / "state.json", _state(state, digests, figures))
-        except BaseException as error:
+            write_tensors(temporary / OPTIMIZER, _optimizer_tensors(state.optimizer), {})
+            write_json(temporary / "state.json", _state(state, versions(policy.device), digests, figures))
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
-            if isinstance(error, safetensors.SafetensorError):
-                raise _disk_behind(error, final) from error
             raise
     return Writing(final, temporary)
 
@@ -186,8 +200,12 @@ def listing(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-def problems(path: Path) -> list[str]:
-    """Return what is wrong with a checkpoint; empty when every file is as COMPLETE.json says."""
+def problems(path: Path, only: Collection[str] = ()) -> list[str]:
+    """Return what is wrong with a checkpoint; empty when every file is as COMPLETE.json says.
+
+    Args:
+        only: the files to look at; empty: all.
+    """
     complete = path / "COMPLETE.json"
     if not complete.is_file():
         return ["COMPLETE.json is missing: the save did not finish"]
@@ -198,6 +216,8 @@ def problems(path: Path) -> list[str]:
         return ["COMPLETE.json cannot be read"]
     found = []
     for name, size, digest in files:
+        if only and name not in only:
+            continue
         file = path / name
         if "\0" in name or not file.is_file():
             found.append(f"{name!r} is missing")
@@ -238,7 +258,7 @@ def restore(path: Path, policy: Policy, state: State) -> dict[str, Any]:
         )
     saved = read_json(path / "state.json")
     policy.restore(path)
-    _restore_optimizer(state.optimizer, path / "optimizer.safetensors")
+    _restore_optimizer(state.optimizer, path / OPTIMIZER)
     for name in COUNTERS:
         setattr(state, name, saved[name])
     planned = state.planned_micro_batch_tokens
@@ -250,22 +270,18 @@ def restore(path: Path, policy: Policy, state: State) -> dict[str, Any]:
 # ───────────────────────────────────────────────────────────────────────────── inside
 
 
-def _state(state: State, digests: dict[str, str], figures: dict[str, float]) -> dict[str, Any]:
+def _state(state: State, under: dict[str, str], digests: dict[str, str], figures: dict[str, float]) -> dict[str, Any]:
     return {
         **{name: getattr(state, name) for name in COUNTERS},
         "planned_micro_batch_tokens": state.planned_micro_batch_tokens,
         "digests": digests,
         "figures": figures,
-        "versions": versions(),
+        "versions": under,
     }
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}#{field}": value.detach().cpu().contiguous()
-        for name, fields in optimizer.state().items()
-        for field, value in fields.items()
-    }
+    return {f"{name}#{field}": value for name, fields in optimizer.state().items() for field, value in fields.items()}
 
 
 def _restore_optimizer(optimizer: Optimizer, path: Path) -> None:
@@ -284,16 +300,3 @@ def _restore_optimizer(optimizer: Optimizer, path: Path) -> None:
             fix="metier runs resume RUN --fork starts a new run from the recipe",
         )
     optimizer.load(saved)
-
-
-def _disk_behind(error: Exception, place: Path) -> MachineError:
-    """safetensors wraps the operating system's refusal in its own exception; say what it was."""
-    text = str(error)
-    full = "No space left" in text or "os error 28" in text
-    return MachineError(
-        420 if full else 422,
-        "The disk is full; the checkpoints before are untouched" if full else "The checkpoint could not be written",
-        place=str(place),
-        received="" if full else text,
-        fix="free space, then metier runs resume",
-    )

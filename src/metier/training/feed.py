@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,13 +59,11 @@ class Feed:
         multiple = _multiple(lengths[[i for row in rows for i in row]], len(rows))
         return len(rows), -(-longest // multiple) * multiple
 
-    def batches(self, *, budget_tokens: int, packing: bool) -> list[Batch]:
-        """Return the whole feed in micro-batches, for validation."""
+    def batches(self, *, budget_tokens: int, packing: bool) -> Iterator[Batch]:
+        """Yield the whole feed in micro-batches, for validation; one at a time, since each may carry its states."""
         everything = list(range(len(self.items)))
-        return [
-            self.collate(everything, rows)
-            for rows in micro_batches(self.lengths, budget_tokens=budget_tokens, packing=packing)
-        ]
+        for rows in micro_batches(self.lengths, budget_tokens=budget_tokens, packing=packing):
+            yield self.collate(everything, rows)
 
 
 def _multiple(lengths: npt.NDArray[np.int64], rows: int) -> int:

@@ -13,15 +13,19 @@ import pytest
 
 from erasing import Person, interrupted, people, project_with, run_on
 from metier.actions import erase as actions
-from metier.actions.models import export
-from metier.actions.train import resume
+from metier.actions.compose import compose, facts_of
+from metier.actions.models import export, predict
+from metier.actions.train import create, resume
 from metier.core import audit, locks
 from metier.core.errors import ConfigError, DataError, PermissionDenied
 from metier.core.project import Project, digest_file, read_json, write_json
 from metier.core.recipe import Recipe
 from metier.core.run import Run
 from metier.data import subjects
+from metier.data.versions import Dataset
 from metier.governance import erasure
+from metier.training import checkpoint, loop
+from tiny import write_model
 
 PERSONS = people(24, seed=3)
 ANNA, BERT = PERSONS[:2]
@@ -245,6 +249,41 @@ def test_a_short_key_leaves_by_its_column(tmp_path: Path) -> None:
     assert actions.erase(project, actions.prepare(project, "2"))["complete"]
     left = [json.loads(line) for line in (project.root / "data" / "rows.jsonl").open()]
     assert [row["nr"] for row in left] == [i % 4 for i in range(16) if i % 4 != 2]
+
+
+def test_a_run_on_numbers_still_answers_when_an_erasure_moved_their_mean(tmp_path: Path) -> None:
+    project = Project.create(tmp_path / "p", "p")
+    write_model(project.root / "base")
+    texts = {p.key: f"{p.texts[0]} at {i}:17" for i, p in enumerate(PERSONS)}
+    rows = [{"key": key, "text": text, "label": 9.5 * (i == 0) + i % 5} for i, (key, text) in enumerate(texts.items())]
+    (project.root / "data" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = Recipe.build(
+        {
+            "name": "p",
+            "objective": {"task": "classify"},
+            "method": {"kind": "classify", "problem_type": "regression"},
+            "model": {"name_or_path": "base"},
+            "adapter": {"kind": "lora"},
+            "data": {
+                "sources": [{"path": "data/rows.jsonl", "permission": {"subject_key": "key"}}],
+                "split": {"validation": 0.2, "test": 0.2},
+            },
+        }
+    )
+    (project.root / "recipes" / "p.yaml").write_text(recipe.to_yaml())
+    run = create(recipe, project)
+    parts = compose(recipe, project)
+    run.update(state="done", dataset=parts.dataset.ref, dataset_digest=parts.dataset.digest)
+    write_json(run.dir / "environment.json", {"pinned": parts.pinned})
+    saved = checkpoint.save(
+        run.checkpoints_dir, parts.policy, loop.start(parts.policy, parts.plan), digests=parts.digests, figures={}
+    )
+    before = [answer["output"] for answer in predict(project, "1", ["a row"])]
+    leaves = next(e for e in parts.dataset.examples("train") if e.target != 2)  # type: ignore[union-attr]
+    actions.erase(project, actions.prepare(project, str(leaves.meta["key"])))
+    assert facts_of(Dataset.find(project, parts.dataset.ref)).target_mean != parts.method.facts.target_mean
+    assert [answer["output"] for answer in predict(project, "1", ["a row"])] == before
+    assert facts_of(Dataset.find(project, parts.dataset.ref), saved) == parts.method.facts
 
 
 # ───────────────────────────────────────────────────────────────────────────── what changes meanwhile

@@ -73,6 +73,39 @@ def test_a_best_checkpoint_that_does_not_verify_is_never_named(run: Run) -> None
     assert read_json(run.dir / "best.json")["checkpoint"] == "step-000002"
 
 
+@pytest.mark.parametrize("told_by", ["the checkpoint", "best.json"])
+def test_an_evaluation_whose_line_is_lost_still_counts(run: Run, told_by: str) -> None:
+    """After a power cut the best checkpoint stands, and events.jsonl may not say so (pitfall 20)."""
+    for step, loss in ((4, 0.9), (6, 0.8), (8, 0.1)):
+        run.event("evaluation", step=step, best=False, loss=loss)
+    if told_by == "best.json":
+        write_json(run.dir / "best.json", {"checkpoint": "step-000002", "step": 2, "figures": {"loss": 0.5}})
+    else:
+        saved(run, 2)
+    saved(run, 3)
+    (run.checkpoints_dir / "step-000003" / "state.json").write_text("damaged")
+    assert execute._seen(run, "loss", 6) == {2: 0.5, 4: 0.9, 6: 0.8}, "step 8 is beyond what is resumed from"
+
+
+def test_a_resume_leaves_the_best_checkpoint_the_best(run: Run) -> None:
+    given = trained(run, {2: 0.5, 4: 0.9})
+    write_json(run.dir / "best.json", {"checkpoint": "step-000002", "step": 2, "figures": {"loss": 0.5}})
+    run.event("evaluation", step=4, best=False, loss=0.9)  # that of step 2 is lost
+    execute._resume(run, given, loop.start(given.policy, given.plan))
+    assert (given.watch.best_step, given.watch.since_best) == (2, 1)
+    assert read_json(run.dir / "best.json")["checkpoint"] == "step-000002"
+
+
+def trained(run: Run, losses: dict[int, float]) -> Any:
+    """Parts of a run whose checkpoints say these validation losses of themselves."""
+    plan = loop.Plan(steps=9, peak_learning_rate=1e-3, warmup_steps=0, micro_batch_tokens=64, training=Training())
+    _, feed, policy = parts("sft", "lora", {"r": 2})
+    state = loop.start(policy, plan)
+    for state.step, loss in losses.items():
+        checkpoint.save(run.checkpoints_dir, policy, state, digests={}, figures={"loss": loss})
+    return SimpleNamespace(policy=policy, plan=plan, validation=feed, watch=Watch("loss", 3), digests={})
+
+
 def test_the_temperature_lies_beside_the_choice_of_the_checkpoint_and_counts_for_no_other(run: Run) -> None:
     method, _, policy = parts("classify")
     rows = [identify(Labelled(text=r["text"], target=r["label"])) for r in labelled_rows(60)]

@@ -12,7 +12,7 @@ import torch
 from contract.test_methods import parts
 from metier.actions import execute
 from metier.core.errors import ConfigError
-from metier.core.project import Project, digest_json
+from metier.core.project import Project, digest_json, read_json, write_json
 from metier.core.recipe import Recipe, Training, semantic_values
 from metier.core.run import Run
 from metier.training import checkpoint, loop
@@ -61,6 +61,21 @@ def test_a_changed_recipe_is_refused_before_anything_is_restored(run: Run) -> No
     assert "its recipe changed since step-000003" in caught.value.what and "--fork" in caught.value.fix
     assert state.step == 0
     assert all(torch.equal(before[name], p) for name, p in given.policy.trained().items())
+
+
+@pytest.mark.parametrize("recorded", ["NVIDIA L4", None])
+def test_another_device_is_noted_and_one_that_was_never_written_is_not(run: Run, recorded: str | None) -> None:
+    given = started(run, {})
+    state = run.checkpoints_dir / "step-000003" / "state.json"
+    value = read_json(state)
+    value["versions"] = {**value["versions"], "device": recorded}
+    if recorded is None:
+        del value["versions"]["device"]
+    write_json(state, value)
+    checkpoint.seal(state.parent)
+    execute._resume(run, given, loop.start(given.policy, given.plan))
+    notes = [e["text"] for e in run.events("note") if e["code"] == "versions"]
+    assert len(notes) == (recorded is not None) and all(n.startswith("device changed since then") for n in notes)
 
 
 def test_only_semantic_keys_are_in_the_digest_of_the_recipe() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -124,6 +125,15 @@ def test_a_line_cut_off_by_a_kill_is_passed_over(run: Run) -> None:
     assert [e["step"] for e in run.events("step")] == [1, 2]
     run.update(state="stopped")
     assert [e["step"] for e in run.follow() if e] == [1, 2]
+
+
+def test_an_evaluation_is_on_the_disk_before_anything_is_built_on_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((run.dir / "events.jsonl").read_bytes()))
+    run.event("step", step=1)
+    run.event("evaluation", step=1, loss=0.5)
+    run.event("step", step=2)
+    assert len(synced) == 1 and synced[0].endswith(b'"loss": 0.5}\n')
 
 
 def test_following_begins_at_its_offset_and_ends_with_the_worker(run: Run, worker: Any) -> None:

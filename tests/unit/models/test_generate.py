@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config
 
 from metier.core.errors import ConfigError, MachineError
@@ -208,6 +209,20 @@ def test_scores_equal_the_plain_forward_pass(family: str, attention: str) -> Non
         np.testing.assert_allclose(found, expected, atol=1e-4)
         np.testing.assert_allclose(score_prompts(model, rows[1:2], CANDIDATES), expected[1:2], atol=1e-4)
     assert score._proved[model] == is_plain(model) == (family not in ("mistral-window-6", "bloom-alibi"))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "xpu"])
+def test_autocast_is_asked_for_where_the_weights_lie(kind: str) -> None:
+    """Float32 weights under autocast give bfloat16's roundings, which the tree's proof must allow for."""
+    with FakeTensorMode():
+        here, elsewhere = torch.empty(2, device=kind), torch.empty(2, device="mps")
+    assert not score._in_low_precision(here) and score._in_low_precision(here.bfloat16())
+    torch.set_autocast_enabled(kind, True)
+    try:
+        assert score._in_low_precision(here)
+        assert not score._in_low_precision(elsewhere)
+    finally:
+        torch.set_autocast_enabled(kind, False)
 
 
 def test_scores_survive_small_budgets(monkeypatch: pytest.MonkeyPatch) -> None:

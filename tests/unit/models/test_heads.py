@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from metier.core.batch import Batch
 from metier.models.heads import HeadSpec, TaskHead, pool
@@ -41,6 +43,23 @@ def test_the_mean_is_summed_in_float32(make_batch: MakeBatch) -> None:
     batch = make_batch([[4000]])
     hidden = torch.full((1, 4000, 1), 1.0, dtype=torch.bfloat16)
     assert float(pool(hidden, batch, "mean")) == 1.0
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_mean_on_a_gpu_is_not_summed_in_the_order_of_its_threads(device: str, make_batch: MakeBatch) -> None:
+    """index_add has no fixed order there; tests/numbers/test_far_device.py has the other operation's numbers."""
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            called.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    called: list[str] = []
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        hidden = torch.empty(1, 5, 2, device=device)
+        with Names(), fake:
+            pool(hidden, make_batch([[3, 2]]), "mean")
+    assert ("index_add" in called, "index_put" in called) == (device == "cpu", device == "cuda")
 
 
 def test_a_spec_is_decided_by_the_kind_of_base() -> None:

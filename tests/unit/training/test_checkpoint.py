@@ -188,3 +188,14 @@ def test_what_this_process_has_sealed_is_not_read_again_to_delete_the_others(
     folder, _, _ = trained
     monkeypatch.setattr(checkpoint, "problems", lambda path: pytest.fail("read again"))
     assert checkpoint.rotate(folder, keep=1, best=None, sealed="step-000003") == ["step-000001", "step-000002"]
+
+
+def test_another_card_and_another_cuda_are_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = checkpoint.versions(torch.device("cpu"))
+    assert here["device"].startswith("cpu (") and "cuda" not in here
+    names = {0: "NVIDIA H200", 1: "NVIDIA L4"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    first, second = (checkpoint.versions(torch.device("cuda", index)) for index in (0, 1))
+    assert (first["device"], first["cuda"], second["device"]) == ("NVIDIA H200", "13.0", "NVIDIA L4")
+    assert {name for name in first if first[name] != second[name]} == {"device"}

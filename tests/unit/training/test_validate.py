@@ -7,6 +7,7 @@ import torch
 
 from contract.test_methods import parts
 from metier.core.errors import DataError
+from metier.training.feed import Feed
 from metier.training.validate import Watch, overfitting, validate
 
 
@@ -17,6 +18,17 @@ def test_a_figure_that_is_not_finite_is_an_error_that_names_rows_and_never_the_b
     with pytest.raises(DataError, match="E371") as error:
         validate(policy, method, feed, budget_tokens=512, packing=False)
     assert any(item.example_id in error.value.received for item in feed.items)
+
+
+def test_a_validation_holds_one_micro_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the frozen trunk is kept, each carries its states: all of them at once would be the whole split's."""
+    method, feed, policy = parts("sft", "lora", {"r": 2})
+    order: list[str] = []
+    collate, measure = Feed.collate, type(method).measure
+    monkeypatch.setattr(Feed, "collate", lambda *given: (order.append("made"), collate(*given))[1])
+    monkeypatch.setattr(type(method), "measure", lambda *given: (order.append("measured"), measure(*given))[1])
+    validate(policy, method, feed, budget_tokens=64, packing=False)
+    assert len(order) > 8 and order == ["made", "measured"] * (len(order) // 2)
 
 
 def test_loss_falls_and_accuracy_rises() -> None:

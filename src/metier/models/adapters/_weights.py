@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from metier.core.errors import MachineError
 from metier.core.project import disk_errors
@@ -19,6 +18,11 @@ if TYPE_CHECKING:
 
     from metier.models.base import Base
 
+DTYPES = {
+    "torch.bool": "BOOL", "torch.uint8": "U8", "torch.int16": "I16", "torch.float16": "F16", "torch.bfloat16": "BF16",
+    "torch.int32": "I32", "torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64",
+}  # fmt: skip
+"""The names of types in a safetensors file, in the library's order."""
 ANOTHER_COPY = "copy the directory again, or name another checkpoint: metier runs show RUN lists them"
 
 
@@ -82,9 +86,9 @@ class OwnWeights:
     def save(self, folder: Path, base_name: str) -> None:
         """Write the trained weights under their names in the model."""
         if self._parameters:
-            tensors = {name: p.detach().cpu().contiguous() for name, p in self._parameters.items()}
             # The recipe's name of the base, not the directory: equal weights are equal bytes wherever the project lies.
-            write_tensors(folder / self.file, tensors, {"format": "pt", "base": self._base.name, "adapter": self.kind})
+            metadata = {"format": "pt", "base": self._base.name, "adapter": self.kind}
+            write_tensors(folder / self.file, self._parameters, metadata)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
@@ -110,40 +114,40 @@ class OwnWeights:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file under a temporary name and rename it; bringing it to the disk is the caller's.
 
+    The library's own writer wants the bytes of all tensors at once: from a GPU, a copy of every weight and both moments
+    in the host's memory, at the worst moment for it to run out. Here one tensor is brought over, written and let go.
+    The metadata is sorted, which the library leaves to chance: the same weights have the same SHA-256 in every process.
     Checkpoints and exports fsync all files of a directory together.
 
     Raises:
         MachineError: E420–E422, the disk is full or cannot be written.
     """
-    from safetensors.torch import save_file
+    import torch
 
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        # As the library orders them: the widest types first keep every tensor aligned.
+        widest = sorted(tensors, key=lambda name: (-list(DTYPES).index(str(tensors[name].dtype)), name))
+        header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+        offset = 0
+        for name in widest:
+            tensor, end = tensors[name], offset + tensors[name].nbytes
+            dtype = DTYPES[str(tensor.dtype)]
+            header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+            offset = end
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text = text.ljust(-(-len(text) // 8) * 8)
         try:
-            try:
-                save_file(dict(tensors), temporary, metadata=dict(metadata))
-            except Exception as error:  # safetensors wraps the operating system's error in its own
-                raise _as_os_error(error) from error
-            with temporary.open("rb+") as file:
-                _order_metadata(file)
+            with temporary.open("wb") as file:
+                file.write(len(text).to_bytes(8, "little") + text)
+                for name in widest:
+                    # No name for what is brought over: it would live until the next one is there.
+                    file.write(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-
-
-def _order_metadata(file: BinaryIO) -> None:
-    """Sort the metadata in a safetensors header: the library writes it in an order that differs from process to
-    process, and the same weights would have another SHA-256 each time."""
-    size = int.from_bytes(file.read(8), "little")
-    header = json.loads(file.read(size))
-    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-    if len(ordered) == size:
-        file.seek(8)
-        file.write(ordered)
-        file.flush()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -191,14 +195,3 @@ def fill(parameters: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], pat
     with torch.no_grad():
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)
-
-
-def _as_os_error(error: Exception) -> Exception:
-    import errno
-    import re
-
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"os error (\d+)", str(error))
-    code = int(number[1]) if number else errno.EIO
-    return OSError(code, os.strerror(code))

@@ -140,8 +140,7 @@ class Lora:
         """Write a PEFT directory."""
         from metier.models.adapters._weights import write_tensors
 
-        tensors = {key: p.detach().cpu().contiguous() for key, p in self._in_file().items()}
-        write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+        write_tensors(folder / WEIGHTS, self._in_file(), {"format": "pt"})
         write_text(folder / CONFIG, json.dumps(self.config(base_name), indent=2, sort_keys=True) + "\n")
 
     def load(self, folder: Path) -> None:
