@@ -106,8 +106,8 @@ def load(section: ModelSection, *, resolve: Callable[[str], Path], choices: Mapp
 
     Raises:
         MachineError: E401 not on this machine, E402 pickled weights, E403 needs code from its folder, E404 tokenizer
-            larger than the vocabulary, E405 unreadable, E406 missing, unexpected or misshapen tensors, E410 no such
-            device.
+            larger than the vocabulary, E405 unreadable, E406 missing, unexpected or misshapen tensors, E409 quantized
+            weights, E410 no such device, E450 a package that transformers needs for this family.
     """
     import torch
 
@@ -238,6 +238,14 @@ def _load_model(path: Path, config: Any, kind: Kind, *, bfloat16: bool) -> Any:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported by us, as E406
             )
+    except ImportError as error:
+        raise MachineError(
+            450,
+            "transformers needs another package for this model",
+            place=str(path),
+            received=first_line(error),
+            fix="install the package, or name another model.name_or_path",
+        ) from error
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise MachineError(
             405, "The weights cannot be read", place=str(path), received=first_line(error), fix="copy the model again"

@@ -145,6 +145,38 @@ def test_e406_tensors_that_do_not_fit(saved_model: Saved) -> None:
         assert said in expect("E406", folder).what
 
 
+@pytest.mark.parametrize("inside", ["", "text_config"])
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8", "mxfp4"])
+def test_e409_quantized_weights_are_refused_before_anything_is_loaded(
+    method: str, inside: str, saved_model: Saved
+) -> None:
+    folder = saved_model("llama")
+    said = {"quantization_config": {"quant_method": method, "bits": 4}}
+    change(folder / "config.json", **({inside: said} if inside else said))
+    error = expect("E409", folder)
+    assert error.received == method
+    assert "without quantization" in error.fix
+
+
+def test_a_config_that_names_no_quantization_is_fine(saved_model: Saved) -> None:
+    folder = saved_model("llama")
+    change(folder / "config.json", quantization_config=None)
+    assert load(folder).kind == "causal"
+
+
+def test_e450_a_package_that_transformers_wants_for_a_family_is_no_bug(
+    saved_model: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    def wants(*args: Any, **more: Any) -> None:
+        raise ImportError("LlamaForCausalLM requires the `rare` library\nbut it was not found")
+
+    folder = saved_model("llama")
+    monkeypatch.setattr(LlamaForCausalLM, "__init__", wants)
+    assert "requires the `rare` library" in expect("E450", folder).received
+
+
 def test_the_digest_is_that_of_weights_tokenizer_and_template_not_of_the_files(saved_model: Saved) -> None:
     folder = saved_model("llama")
     first = load(folder).digest
