@@ -245,7 +245,7 @@ def _nats(policy: PolicyLike, encodeds: Sequence[Encoded], progress: Progress) -
     """Return the summed -log p of each encoded row's supervised tokens."""
     found = np.zeros(len(encodeds))
     for positions, batch, logprobs in _batches(policy, encodeds, policy.token_logprobs, "likelihood", progress):
-        losses_B = -(logprobs.double().cpu().numpy() * (batch.loss_mask_BT > 0)).sum(axis=1)
+        losses_B = -(logprobs.cpu().double().numpy() * (batch.loss_mask_BT > 0)).sum(axis=1)
         found[positions] = losses_B
     return found
 
@@ -263,7 +263,7 @@ def forward_rows(
     """Return `call(batch)` for all rows as one float64 array (N, …), in the order of `encodeds`."""
     found: Array | None = None
     for positions, _, values in _batches(policy, encodeds, call, "rows", progress):
-        array = values.double().cpu().numpy()
+        array = values.cpu().double().numpy()
         if found is None:
             found = np.zeros((len(encodeds), *array.shape[1:]))
         found[positions] = array

@@ -203,8 +203,10 @@ def _choose(logits_BV: torch.Tensor, batch: list[_Row], sampling: _Sampling) -> 
         tokens_B1 = logits_BV.argmax(-1, keepdim=True)
     else:
         draws = [float(row.draws[len(row.token_ids)]) for row in batch if row.draws is not None]
-        draws_B1 = torch.tensor(draws, dtype=torch.float64, device=logits_BV.device)[:, None]
-        tokens_B1 = _sample(logits_BV, draws_B1, sampling)
+        # Draws take float64, which not every accelerator has; a CPU always does.
+        near_BV = logits_BV if logits_BV.device.type == "cuda" else logits_BV.cpu()
+        draws_B1 = torch.tensor(draws, dtype=torch.float64, device=near_BV.device)[:, None]
+        tokens_B1 = _sample(near_BV, draws_B1, sampling).to(logits_BV.device)
     logprobs_B = logits_BV.gather(-1, tokens_B1)[:, 0] - logits_BV.logsumexp(-1)
     return tokens_B1[:, 0], logprobs_B
 

@@ -162,7 +162,8 @@ def _head_outputs(policy: Any, row: list[int]) -> list[float]:
         weights={"examples": 1.0},
     )
     spec = policy.head.spec
-    outputs_K = policy.head_logits(batch)[0].double() / policy.head.temperature * spec.target_scale + spec.target_mean
+    logits_K = policy.head_logits(batch)[0].cpu().double()  # not every device has float64
+    outputs_K = logits_K / policy.head.temperature * spec.target_scale + spec.target_mean
     values: list[float] = outputs_K.tolist()
     return values
 

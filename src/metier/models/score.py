@@ -168,7 +168,7 @@ def _forward_tree(model: Any, rests: list[list[int]], tree: _Tree, num_prefix: i
     normalizers_BS = torch.logsumexp(logits_BSV.float(), dim=-1)
     edge_slots = torch.from_numpy(tree.edge_slots_E).to(device)
     edge_logits_BE = logits_BSV[:, edge_slots, torch.from_numpy(tree.edge_tokens_E).to(device)].float()
-    edges_BE = (edge_logits_BE - normalizers_BS[:, edge_slots]).double().cpu().numpy()
+    edges_BE = (edge_logits_BE - normalizers_BS[:, edge_slots]).cpu().double().numpy()
     scores: Scores = edges_BE @ tree.paths_EC
     return scores
 
@@ -216,7 +216,7 @@ def _score_by_rows(model: Any, prompt: Ids, candidates: Sequence[Ids], pad_id: i
         for place, index in enumerate(rows):
             target = torch.tensor(candidates[index], device=device)
             steps = torch.arange(len(target), device=device)
-            scores[index] = float(logprobs_CTV[place, steps, target].double().sum())
+            scores[index] = float(logprobs_CTV[place, steps, target].cpu().double().sum())
     return scores
 
 

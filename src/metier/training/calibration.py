@@ -48,7 +48,7 @@ def calibrate(policy: Policy, feed: Feed, *, budget_tokens: int, packing: bool) 
     with torch.no_grad(), policy.computing():
         for batch in feed.batches(budget_tokens=budget_tokens, packing=packing):
             assert batch.targets is not None
-            outputs.append(policy.head_logits(batch).double().cpu())
+            outputs.append(policy.head_logits(batch).cpu().double())
             targets.append(torch.from_numpy(batch.targets))
     outputs_NK, targets_N = torch.cat(outputs), torch.cat(targets)
     several = policy.head.problem_type == "multi_label"

@@ -74,11 +74,10 @@ def measure_tokens(policy: Policy, batch: Batch) -> dict[str, float]:
         logits_NV = _own_rows(policy, batch, positions)
         losses_N = functional.cross_entropy(logits_NV, targets, reduction="none")
         right = ((logits_NV.argmax(1) == targets) * weights).sum()
-        return {"loss": float((losses_N * weights).double().sum()), "accuracy": float(right)}
+        return {"loss": float((losses_N * weights).cpu().double().sum()), "accuracy": float(right)}
     rows_ND = _rows(policy, batch, positions)
     weight_VD = layer.weight.to(rows_ND.dtype)
-    loss = torch.zeros((), dtype=torch.float64)
-    right = torch.zeros((), dtype=torch.float64)
+    sums_2 = torch.zeros(2, dtype=torch.float64)  # on the CPU: not every accelerator has float64
     step = max(32, CHUNK_BYTES // (4 * weight_VD.shape[0]))
     for start in range(0, rows_ND.shape[0], step):
         part = slice(start, start + step)
@@ -89,6 +88,7 @@ def measure_tokens(policy: Policy, batch: Batch) -> dict[str, float]:
         if layer.softcap is not None:
             logits_NV = layer.softcap * torch.tanh(logits_NV / layer.softcap)
         chosen = logits_NV.gather(1, targets[part, None]).squeeze(1)
-        loss += ((logits_NV.logsumexp(1) - chosen) * weights[part]).sum().double().cpu()
-        right += ((logits_NV.argmax(1) == targets[part]) * weights[part]).sum().double().cpu()
-    return {"loss": float(loss), "accuracy": float(right)}
+        loss = ((logits_NV.logsumexp(1) - chosen) * weights[part]).sum()
+        right = ((logits_NV.argmax(1) == targets[part]) * weights[part]).sum()
+        sums_2 += torch.stack([loss, right]).cpu().double()
+    return {"loss": float(sums_2[0]), "accuracy": float(sums_2[1])}
