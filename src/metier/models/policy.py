@@ -391,10 +391,13 @@ def build(
     """
     adapters = catalog("adapters")
     options = adapters.options(adapter_kind, dict(adapter_options))
-    adapter: Adapter = adapters.get(adapter_kind).attach(base, options, seed=seed)
+    adapter: Adapter = adapters.get(adapter_kind).attach(base, options, seed=seed, head=head is not None)
     made = None
     if head is not None:
-        made = TaskHead(base.hidden_size, head.resolved(causal=base.kind == "causal"), seed=seed + 1)
+        from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+        with unset_fake_temporarily():  # the memory estimate builds its model without data; this draws numbers
+            made = TaskHead(base.hidden_size, head.resolved(causal=base.kind == "causal"), seed=seed + 1)
     policy = Policy(base, adapter, adapter_options=options.model_dump(mode="json"), head=made, encoder=encoder)
     return policy.eval()
 

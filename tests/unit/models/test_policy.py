@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from metier.core.batch import Batch
@@ -254,3 +255,19 @@ def test_the_top_layers_and_the_final_norm_train(make_base: Make) -> None:
     gpt2 = build(make_base("gpt2"), "layers", {"num_layers": 1}).trained()
     assert "adapter.transformer.ln_f.weight" in gpt2
     assert "adapter.transformer.wte.weight" not in gpt2
+
+
+def test_a_run_of_an_earlier_version_is_read_though_it_kept_an_output_layer_that_nothing_moved(
+    make_base: Callable[..., Base], tmp_path: Path
+) -> None:
+    spec = HeadSpec(num_outputs=3, labels=("a", "b", "c"))
+    policy = build(make_base("llama"), "full", {}, head=spec)
+    policy.save(tmp_path)
+    file = tmp_path / "trained.safetensors"
+    tensors = load_file(file)
+    assert "lm_head.weight" not in tensors and "model.embed_tokens.weight" in tensors
+    save_file({**tensors, "lm_head.weight": policy.base.model.lm_head.weight.detach()}, file, {"format": "pt"})
+    build(make_base("llama"), "full", {}, head=spec, seed=5).restore(tmp_path)
+    save_file({**tensors, "another.weight": torch.zeros(2)}, file, {"format": "pt"})
+    with pytest.raises(MachineError, match="E408"):
+        build(make_base("llama"), "full", {}, head=spec).restore(tmp_path)

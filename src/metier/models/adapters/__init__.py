@@ -1,8 +1,8 @@
 """Adapters: which weights train on a frozen base, one file per kind.
 
-Each file has `summary`, `Options` and `attach(base, options, *, seed) -> Adapter`. Attaching freezes the base, stores
-its frozen weights in the precision of the computation, so that no step casts them again, and keeps trained weights in
-float32.
+Each file has `summary`, `Options` and `attach(base, options, *, seed, head) -> Adapter`. Attaching freezes the base,
+stores its frozen weights in the precision of the computation, so that no step casts them again, and keeps trained
+weights in float32. `head` says that a task head reads the hidden states, so that no gradient reaches the output layer.
 """
 
 from __future__ import annotations
