@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from metier.core.errors import MachineError
 from metier.models import probe
 from metier.models.attention import Support
+from metier.models.cache import context_window
 from metier.models.casts import SharedCasts
 from metier.models.files import (
     Kind,
@@ -86,9 +87,9 @@ class Base:
 
     @property
     def context_window(self) -> int | None:
-        """Positions that the model knows, in tokens; None where the config does not say."""
-        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(window) - first_position(self.model) if window else None
+        """How many tokens a row may have; None where the config does not say."""
+        window = context_window(self.model)
+        return None if window is None else window - first_position(self.model)
 
     @property
     def hidden_size(self) -> int:
