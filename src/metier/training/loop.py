@@ -213,7 +213,7 @@ def seed_everything(*parts: int) -> None:
     torch.default_generator.manual_seed(value % 2**63)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(value % 2**63)
-    if torch.xpu.is_initialized():
+    if torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
         torch.xpu.manual_seed_all(value % 2**63)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(value % 2**63)
