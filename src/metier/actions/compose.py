@@ -74,6 +74,7 @@ class Parts:
         return {
             "dataset": self.dataset.digest,
             "base": self.base.digest,
+            "base config": self.base.config_digest,
             "tokens": self.encoder.fingerprint(),
             "recipe": digest_json(semantic_values(self.recipe)),
         }

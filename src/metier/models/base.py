@@ -7,6 +7,7 @@ package. Nothing is downloaded here. Decoders come as `AutoModelForCausalLM`, en
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,8 +21,10 @@ from metier.models.cache import context_window
 from metier.models.casts import SharedCasts
 from metier.models.files import (
     Kind,
+    digest_config,
     digest_files,
     digest_in_memory,
+    digest_settings,
     dtypes,
     find,
     first_line,
@@ -79,6 +82,16 @@ class Base:
         if self.path is None:
             return digest_in_memory(self.model, self.tokenizer)
         return digest_files(self.path)
+
+    @cached_property
+    def config_digest(self) -> str:
+        """SHA-256 over what computes in config.json: equal weights behave otherwise with another `rope_theta`.
+
+        Apart from `digest`, since policies of earlier versions know that one alone.
+        """
+        if self.path is None:
+            return digest_settings(json.loads(self.model.config.to_json_string(use_diff=False)))
+        return digest_config(self.path)
 
     @property
     def num_parameters(self) -> int:
@@ -164,6 +177,7 @@ def from_model(
             base.reasons[what] = f"ours in {count} places: the same numbers as the family's own on a probe"
     if path is None:
         assert base.digest  # taken now: there is no file to take it from once weights have moved
+    assert base.config_digest  # and this, before somebody corrects the file
     return base
 
 

@@ -251,6 +251,35 @@ def digest_files(path: Path) -> str:
     return digest.hexdigest()
 
 
+NOT_COMPUTING = {
+    *("transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict", "output_attentions"),
+    *("output_hidden_states", "attn_implementation", "initializer_range", "initializer_factor", "bos_token_id"),
+    *("eos_token_id", "id2label", "label2id", "num_labels", "problem_type", "task_specific_params", "finetuning_task"),
+}
+"""Keys of a config.json, beside those that begin with `_`, that change nothing of a forward pass: who wrote it, how it
+is stored and first drawn, generation, and heads that are not loaded."""
+
+
+def digest_config(path: Path) -> str:
+    """Return Base.config_digest of a model directory.
+
+    Of the file, not of what transformers makes of it: a version that knows more keys must not look like another model.
+    """
+    return digest_settings(_read_json(path / "config.json"))
+
+
+def digest_settings(config: dict[str, Any]) -> str:
+    """Return the digest of what computes in a config, its parts for text or pictures included."""
+
+    def computing(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        kept = {key: part for key, part in value.items() if key not in NOT_COMPUTING and not key.startswith("_")}
+        return {key: computing(part) for key, part in kept.items()}
+
+    return digest_json(computing(config))
+
+
 def digest_in_memory(model: Any, tokenizer: Any) -> str:
     """Return a digest of a model that has no directory."""
     import torch

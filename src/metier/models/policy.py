@@ -281,7 +281,12 @@ class Policy:
         write_json(
             folder / POLICY_FILE,
             {
-                "base": {"name": self.base.name, "kind": self.base.kind, "digest": self.base.digest},
+                "base": {
+                    "name": self.base.name,
+                    "kind": self.base.kind,
+                    "digest": self.base.digest,
+                    "config": self.base.config_digest,
+                },
                 "adapter": {"kind": self.adapter_kind, "options": self.adapter_options},
                 "head": self.head is not None,
                 "dtype": str(self.dtype).removeprefix("torch."),
@@ -298,6 +303,8 @@ class Policy:
         ours = {
             "adapter": (saved["adapter"]["kind"], self.adapter_kind),
             "base": (saved["base"]["digest"], self.base.digest),
+            # An earlier version wrote no digest of the config, which is then taken to be what it was.
+            "base config": (saved["base"].get("config", self.base.config_digest), self.base.config_digest),
             "task head": (saved["head"], self.head is not None),
         }
         for what, (theirs, mine) in ours.items():

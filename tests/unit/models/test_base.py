@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from metier.core.errors import MachineError
 from metier.core.recipe import ModelSection
 from metier.models import base as bases
+from metier.models import files
 from metier.models.base import Base
 from metier.models.policy import build
 
@@ -190,6 +191,33 @@ def test_the_digest_is_that_of_weights_tokenizer_and_template_not_of_the_files(s
     weights["model.norm.weight"][3] += 1e-3
     save_file(weights, path, {"format": "pt"})
     assert load(folder).digest != first
+
+
+@pytest.mark.parametrize(
+    ("changes", "another"),
+    [
+        ({"rms_norm_eps": 0.5}, True),
+        ({"rope_parameters": {"rope_theta": 99.0, "rope_type": "default"}}, True),
+        ({"pad_token_id": 2}, True),
+        ({"text_config": {"sliding_window": 4}}, True),
+        ({"transformers_version": "9.9", "_name_or_path": "elsewhere", "torch_dtype": "float16"}, False),
+        ({"use_cache": False}, False),
+        ({"id2label": {"0": "a"}, "eos_token_id": [0, 3], "text_config": {"dtype": "bfloat16"}}, False),
+    ],
+)  # fmt: skip
+def test_the_digest_of_the_config_is_that_of_what_computes(
+    changes: dict[str, Any], another: bool, saved_model: Saved
+) -> None:
+    folder = saved_model("llama")
+    base = load(folder)
+    weights = base.digest
+    change(folder / "config.json", text_config={})
+    first = files.digest_config(folder)
+    change(folder / "config.json", **changes)
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()), indent=7))
+    assert (files.digest_config(folder) != first) == another
+    assert files.digest_files(folder) == weights, "weights, tokenizer and template are what they were"
+    assert base.config_digest not in (first, files.digest_config(folder)), "what was loaded, not what lies there now"
 
 
 def test_the_context_window_minds_robertas_offset(saved_model: Saved, make_base: Callable[..., Base]) -> None:

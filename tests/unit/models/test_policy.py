@@ -209,7 +209,8 @@ def test_a_head_comes_back_with_its_labels(make_base: Make, make_batch: MakeBatc
 def test_weights_of_another_policy_are_refused(make_base: Make, tmp_path: Path) -> None:
     with_head(make_base).save(tmp_path)
     others = {
-        "base": lambda: Policy.load(tmp_path, make_base("llama", rms_norm_eps=0.5, num_hidden_layers=2)),
+        "base": lambda: Policy.load(tmp_path, make_base("llama", num_hidden_layers=2)),
+        "base config": lambda: Policy.load(tmp_path, make_base("llama", rms_norm_eps=0.5)),
         "adapter": lambda: build(make_base("llama"), "full", {}).restore(tmp_path),
         "task head": lambda: build(make_base("llama"), "lora", {"r": 4}).restore(tmp_path),
         "task head ": lambda: with_head(make_base, labels=("yes", "no")).restore(tmp_path),
@@ -217,6 +218,15 @@ def test_weights_of_another_policy_are_refused(make_base: Make, tmp_path: Path) 
     for what, attempt in others.items():
         with pytest.raises(MachineError, match=f"E408.*{what.strip()}"):
             attempt()
+
+
+def test_a_policy_of_an_earlier_version_says_nothing_of_the_config_and_is_read(make_base: Make, tmp_path: Path) -> None:
+    with_head(make_base).save(tmp_path)
+    file = tmp_path / "metier_policy.json"
+    saved = json.loads(file.read_text())
+    del saved["base"]["config"]
+    file.write_text(json.dumps(saved))
+    assert Policy.load(tmp_path, make_base("llama")).head is not None
 
 
 def test_a_damaged_directory_is_refused(make_base: Make, tmp_path: Path) -> None:
