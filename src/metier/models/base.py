@@ -120,8 +120,8 @@ def load(section: ModelSection, *, resolve: Callable[[str], Path], choices: Mapp
 
     Raises:
         MachineError: E401 not on this machine, E402 pickled weights, E403 needs code from its folder, E404 tokenizer
-            larger than the vocabulary, E405 unreadable, E406 missing, unexpected or misshapen tensors, E409 quantized
-            weights, E410 no such device, E450 a package that transformers needs for this family.
+            larger than the vocabulary, E405 unreadable or of an unknown kind, E406 missing, unexpected or misshapen
+            tensors, E409 quantized weights, E410 no such device, E450 a package that transformers needs for it.
     """
     import torch
 
@@ -156,9 +156,21 @@ def from_model(
     dtype: torch.dtype | None = None,
     path: Path | None = None,
 ) -> Base:
-    """Wrap a model that is in memory already; installs our attention where the model computes the same with it."""
+    """Wrap a model that is in memory already; installs our attention where the model computes the same with it.
+
+    Raises:
+        MachineError: E405, a family that keeps its hidden states elsewhere (Llama 4, Mllama).
+    """
     import torch
 
+    if kind == "causal" and model.base_model is model:
+        raise MachineError(
+            405,
+            f"Metier does not know how to reach the hidden states of a {type(model).__name__}",
+            place=name if path is None else str(path),
+            expected="a causal model whose body, below the output layer, transformers names `base_model`",
+            fix="name another model.name_or_path",
+        )
     support = install(model, causal=kind == "causal")
     base = Base(
         model=model.eval(),

@@ -132,6 +132,18 @@ def test_e405_an_encoder_decoder(saved_model: Saved) -> None:
     expect("E405", folder)
 
 
+def test_e405_a_family_whose_hidden_states_are_not_behind_one_body() -> None:
+    from transformers import Llama4ForCausalLM, Llama4TextConfig
+
+    config = Llama4TextConfig(
+        vocab_size=61, hidden_size=32, intermediate_size=48, intermediate_size_mlp=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=2, pad_token_id=0,
+    )  # fmt: skip
+    with pytest.raises(MachineError, match=r"E405.*Llama4ForCausalLM") as caught:
+        bases.from_model(Llama4ForCausalLM(config), None, kind="causal", name="another")
+    assert "model.name_or_path" in caught.value.fix
+
+
 def test_e406_tensors_that_do_not_fit(saved_model: Saved) -> None:
     folder = saved_model("llama")
     path = folder / "model.safetensors"
