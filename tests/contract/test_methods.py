@@ -33,12 +33,12 @@ def examples(method: str) -> list[object]:
     ]
 
 
-def parts(kind: str, adapter: str = "full", adapter_options: dict | None = None, seed: int = 0):  # type: ignore[no-untyped-def,type-arg]
+def parts(kind: str, adapter: str = "full", adapter_options: dict | None = None, seed: int = 0, **model: object):  # type: ignore[no-untyped-def,type-arg]
     facts = Facts(LABELS, "single_label") if kind == "classify" else Facts()
     method = Method.of(kind, {}, facts)
     encoder = Encoder(tokenizer(), max_length=128, prompt=Prompt())
     feed = Feed.of(list(method.encode(examples(kind), encoder)), pad_id=1, facts=facts)  # type: ignore[arg-type]
-    base = bases.from_model(llama(seed), tokenizer())
+    base = bases.from_model(llama(seed, **model), tokenizer())
     assert base.digest, "of the untouched weights, before any step"
     policy = policies.build(base, adapter, adapter_options or {}, head=method.head(), encoder=encoder, seed=seed)
     return method, feed, policy

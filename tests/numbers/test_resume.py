@@ -19,6 +19,8 @@ CASES = [
     ("cpt", "layers", {"num_layers": 1}),
     ("classify", "lora", {"r": 4}),
     ("classify", "none", {}),
+    ("classify", "full", {"tie_word_embeddings": False}),
+    ("sft", "full", {"tie_word_embeddings": False}),
 ]
 
 
@@ -39,7 +41,8 @@ def sha(policy) -> str:  # type: ignore[no-untyped-def]
 def advance(kind, adapter, options, packing, folder: Path | None, stop_at: int, resume: bool):  # type: ignore[no-untyped-def]
     options = dict(options)
     plan = plan_for(packing, options.pop("optimizer", "adamw"))
-    method, feed, policy = parts(kind, adapter, options, seed=1)
+    model = {"tie_word_embeddings": options.pop("tie_word_embeddings", True)}
+    method, feed, policy = parts(kind, adapter, options, seed=1, **model)
     state = loop.start(policy, plan)
     if resume:
         assert folder is not None

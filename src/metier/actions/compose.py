@@ -31,7 +31,6 @@ from metier.data.versions import Dataset
 from metier.models import base as bases
 from metier.models import policy as policies
 from metier.models import probe
-from metier.models.cache import context_window
 from metier.models.policy import Policy
 from metier.training import loop, optim
 from metier.training.feed import Feed
@@ -75,6 +74,7 @@ class Parts:
         return {
             "dataset": self.dataset.digest,
             "base": self.base.digest,
+            "base config": self.base.config_digest,
             "tokens": self.encoder.fingerprint(),
             "recipe": digest_json(semantic_values(self.recipe)),
         }
@@ -267,7 +267,7 @@ def facts_of(dataset: Dataset, trained: Path | None = None) -> Facts:
 
 def encoder_of(recipe: Recipe, project: Project, dataset: Dataset, base: bases.Base) -> Encoder:
     """Return the one encoder of a run; it cuts at the model's context window when that is shorter than max_length."""
-    window = context_window(base.model)
+    window = base.context_window
     return Encoder(
         base.tokenizer,
         max_length=min(recipe.training.max_length, window) if window else recipe.training.max_length,

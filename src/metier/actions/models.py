@@ -54,7 +54,7 @@ def predict(
 
     Raises:
         ConfigError: E291, a sampling option that would change nothing.
-        DataError: E363, a column is missing.
+        DataError: E363, a column is missing; E372, an input without a single token for a task head.
     """
     sampling = _sampling(temperature, top_p, seed)
     say = progress or silent
@@ -284,12 +284,12 @@ def _labels(parts: Parts, rows: list[dict[str, Any]], progress: Progress = silen
             raise DataError(
                 363,
                 "An input has no column `text`",
-                place=f"input {index + 1}",
+                place=_place(index),
                 received=", ".join(row),
                 fix='call the column with the text `text`, as in {"text": "…"}, whatever the training rows called it',
             )
-        place = f"input {index + 1}"
-        examples.append(Labelled(text=str(row["text"]), target=target, id=str(index), place=place, meta=row))
+        text = str(row["text"])
+        examples.append(Labelled(text=text, target=target, id=str(index), place=_place(index), meta=row))
     if head is not None:
         found = predict_head(parts.policy, examples, labels=labels, problem_type=head.problem_type, progress=progress)
     else:

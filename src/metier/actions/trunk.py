@@ -119,7 +119,7 @@ def _place(parts: Parts, trunk: Trunk, split: Split) -> tuple[Path, str]:
     head = parts.policy.head
     key = digest_json(
         {
-            "base": parts.base.digest,
+            "base": [parts.base.digest, parts.base.config_digest],
             "tokens": feed_key(split, parts.dataset, parts.method, parts.encoder),
             "adapter": parts.recipe.adapter.kind,
             "depth": trunk.depth,
@@ -127,6 +127,8 @@ def _place(parts: Parts, trunk: Trunk, split: Split) -> tuple[Path, str]:
             "dtype": str(parts.policy.dtype),
             "metier": metier.__version__,
             "torch": version("torch"),
+            "transformers": version("transformers"),
+            "device": parts.policy.device.type,
         }
     )
     return parts.project.cache_dir / "trunk" / key[:32], key

@@ -164,7 +164,7 @@ def apply(example: Example, prompt: Prompt, columns: Mapping[str, Any], *, task:
     the prompt when they tokenise. A system message is put in front where the row has none.
 
     Raises:
-        RowError: `no-prompt-column`, `not-one-prompt`.
+        RowError: `no-prompt-column`, `empty-prompt`, `not-one-prompt`.
     """
     if isinstance(example, Labelled):
         # Not the row's columns: the label is one of them, and a prompt must not tell it.
@@ -173,7 +173,10 @@ def apply(example: Example, prompt: Prompt, columns: Mapping[str, Any], *, task:
         messages = (*ask(prompt, columns), Message("assistant", written(example.target)))
         return identify(Conversation(messages=messages, place=example.place, meta=example.meta))
     if isinstance(example, Labelled):
-        ask(prompt, columns)  # refuses a row that lacks a column now, not when it is tokenised
+        # A row that lacks a column, or has nothing in it, is refused now, not when it is tokenised.
+        if not ask(prompt, columns)[-1].text.strip():
+            named = ", ".join(asked_columns(prompt.user or DEFAULT_USER))
+            raise RowError("empty-prompt", "data.prompt is empty with this row", field=named)
         return example
     if isinstance(example, Text) or (prompt.user is None and prompt.system is None):
         return example

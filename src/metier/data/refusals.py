@@ -49,6 +49,18 @@ def half_characters(text: str, place: str) -> None:
         ) from None
 
 
+def no_token(place: str) -> DataError:
+    """Return E372."""
+    return DataError(
+        372,
+        "There is nothing to read: the text gives not one token",
+        place=place,
+        received="an empty text, or one that the tokenizer leaves out",
+        expected="some text in the columns that data.prompt names, or in `text`",
+        fix="leave the row out, or fill its columns",
+    )
+
+
 def too_long(length: int, max_length: int, place: str) -> DataError:
     """Return E357."""
     return DataError(

@@ -188,11 +188,13 @@ class Encoder:
         leaves it out.
 
         Raises:
-            RowError: `no-prompt-column`; DataError: E357.
+            RowError: `no-prompt-column`; DataError: E357; E372, not one token.
         """
         text = self.labelled_text(example)
         refusals.half_characters(text, example.place)
         before, ids, after = self._fast.with_specials(text)
+        if not (before or ids or after):
+            raise refusals.no_token(example.place)
         room = max(self.max_length - len(before) - len(after), 0)
         cut = max(len(ids) - room, 0)
         dropped = bool(cut) and self.truncation == "drop"

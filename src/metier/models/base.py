@@ -7,6 +7,7 @@ package. Nothing is downloaded here. Decoders come as `AutoModelForCausalLM`, en
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 from metier.core.errors import MachineError
 from metier.models import probe
 from metier.models.attention import Support
+from metier.models.cache import context_window
 from metier.models.casts import SharedCasts
 from metier.models.files import (
     Kind,
+    digest_config,
     digest_files,
     digest_in_memory,
+    digest_settings,
     dtypes,
     find,
     first_line,
@@ -79,6 +83,16 @@ class Base:
             return digest_in_memory(self.model, self.tokenizer)
         return digest_files(self.path)
 
+    @cached_property
+    def config_digest(self) -> str:
+        """SHA-256 over what computes in config.json: equal weights behave otherwise with another `rope_theta`.
+
+        Apart from `digest`, since policies of earlier versions know that one alone.
+        """
+        if self.path is None:
+            return digest_settings(json.loads(self.model.config.to_json_string(use_diff=False)))
+        return digest_config(self.path)
+
     @property
     def num_parameters(self) -> int:
         """Parameters of the base, shared ones counted once."""
@@ -86,9 +100,9 @@ class Base:
 
     @property
     def context_window(self) -> int | None:
-        """Positions that the model knows, in tokens; None where the config does not say."""
-        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(window) - first_position(self.model) if window else None
+        """How many tokens a row may have; None where the config does not say."""
+        window = context_window(self.model)
+        return None if window is None else window - first_position(self.model)
 
     @property
     def hidden_size(self) -> int:
@@ -106,8 +120,8 @@ def load(section: ModelSection, *, resolve: Callable[[str], Path], choices: Mapp
 
     Raises:
         MachineError: E401 not on this machine, E402 pickled weights, E403 needs code from its folder, E404 tokenizer
-            larger than the vocabulary, E405 unreadable, E406 missing, unexpected or misshapen tensors, E410 no such
-            device.
+            larger than the vocabulary, E405 unreadable or of an unknown kind, E406 missing, unexpected or misshapen
+            tensors, E409 quantized weights, E410 no such device, E450 a package that transformers needs for it.
     """
     import torch
 
@@ -142,9 +156,21 @@ def from_model(
     dtype: torch.dtype | None = None,
     path: Path | None = None,
 ) -> Base:
-    """Wrap a model that is in memory already; installs our attention where the model computes the same with it."""
+    """Wrap a model that is in memory already; installs our attention where the model computes the same with it.
+
+    Raises:
+        MachineError: E405, a family that keeps its hidden states elsewhere (Llama 4, Mllama).
+    """
     import torch
 
+    if kind == "causal" and model.base_model is model:
+        raise MachineError(
+            405,
+            f"Metier does not know how to reach the hidden states of a {type(model).__name__}",
+            place=name if path is None else str(path),
+            expected="a causal model whose body, below the output layer, transformers names `base_model`",
+            fix="name another model.name_or_path",
+        )
     support = install(model, causal=kind == "causal")
     base = Base(
         model=model.eval(),
@@ -163,6 +189,7 @@ def from_model(
             base.reasons[what] = f"ours in {count} places: the same numbers as the family's own on a probe"
     if path is None:
         assert base.digest  # taken now: there is no file to take it from once weights have moved
+    assert base.config_digest  # and this, before somebody corrects the file
     return base
 
 
@@ -238,6 +265,14 @@ def _load_model(path: Path, config: Any, kind: Kind, *, bfloat16: bool) -> Any:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported by us, as E406
             )
+    except ImportError as error:
+        raise MachineError(
+            450,
+            "transformers needs another package for this model",
+            place=str(path),
+            received=first_line(error),
+            fix="install the package, or name another model.name_or_path",
+        ) from error
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise MachineError(
             405, "The weights cannot be read", place=str(path), received=first_line(error), fix="copy the model again"

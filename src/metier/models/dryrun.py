@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -28,7 +28,7 @@ from metier.core.batch import Batch
 from metier.models import attention, gates, norms
 from metier.models.attention import Support
 from metier.models.base import Base
-from metier.models.heads import HeadSpec, TaskHead
+from metier.models.heads import HeadSpec
 from metier.models.output import plain
 from metier.models.policy import Policy, build
 from metier.models.trunk import Trunk
@@ -132,10 +132,7 @@ class DryRun:
         with self._faking():
             base = _base(config, kind, getattr(torch, dtype), support)
             self.own = {id(p): p for p in base.model.parameters()}
-            self.policy: Policy = build(base, adapter, dict(options or {}))
-            if head is not None:
-                with unset_fake_temporarily():  # its initialisation needs numbers
-                    self.policy.head = TaskHead(base.hidden_size, head.resolved(causal=kind == "causal"), seed=0)
+            self.policy: Policy = build(base, adapter, dict(options or {}), head=head)
             if kind == "causal":
                 self.policy._output = plain(base.model.get_output_embeddings())  # there are no numbers to prove it on
             self.trained = list(self.policy.trained().values())

@@ -75,7 +75,7 @@ def inspect(path: Path) -> tuple[Any, Kind, str]:
     """Check a model directory without loading its weights; return its config, its kind and why that kind.
 
     Raises:
-        MachineError: E402, E403 or E405, as in `load`.
+        MachineError: E402, E403, E405 or E409, as in `load`.
     """
     from transformers import AutoConfig
 
@@ -89,7 +89,7 @@ def inspect(path: Path) -> tuple[Any, Kind, str]:
                 expected="an architecture that transformers itself knows",
                 fix="name another model.name_or_path",
             )
-    _read_json(path / "config.json")
+    _refuse_quantized(path / "config.json")
     weight_files(path)
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -102,6 +102,27 @@ def inspect(path: Path) -> tuple[Any, Kind, str]:
             fix="copy the model again, or name another one",
         ) from error
     return config, *_kind_of(config, path)
+
+
+def _refuse_quantized(file: Path) -> None:
+    """Refuse weights that stand for others by scales beside them.
+
+    A frozen weight is stored in the precision of the computation, which loses the scales without a word, and a digest
+    or an export of packed integers would be none of the model.
+    """
+    config = _read_json(file)
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        said = part.get("quantization_config")
+        if said:
+            method = said.get("quant_method") if isinstance(said, dict) else said
+            raise MachineError(
+                409,
+                "The weights are quantized, and Metier trains and measures a model only in float32 or bfloat16",
+                place=str(file),
+                received=str(method or "quantization_config"),
+                expected="weights in float32, bfloat16 or float16",
+                fix="name a copy of the model without quantization: most often the one it was made from",
+            )
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -228,6 +249,35 @@ def digest_files(path: Path) -> str:
         if (path / extra).is_file():
             digest.update(extra.encode() + (path / extra).read_bytes())
     return digest.hexdigest()
+
+
+NOT_COMPUTING = {
+    *("transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict", "output_attentions"),
+    *("output_hidden_states", "attn_implementation", "initializer_range", "initializer_factor", "bos_token_id"),
+    *("eos_token_id", "id2label", "label2id", "num_labels", "problem_type", "task_specific_params", "finetuning_task"),
+}
+"""Keys of a config.json, beside those that begin with `_`, that change nothing of a forward pass: who wrote it, how it
+is stored and first drawn, generation, and heads that are not loaded."""
+
+
+def digest_config(path: Path) -> str:
+    """Return Base.config_digest of a model directory.
+
+    Of the file, not of what transformers makes of it: a version that knows more keys must not look like another model.
+    """
+    return digest_settings(_read_json(path / "config.json"))
+
+
+def digest_settings(config: dict[str, Any]) -> str:
+    """Return the digest of what computes in a config, its parts for text or pictures included."""
+
+    def computing(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        kept = {key: part for key, part in value.items() if key not in NOT_COMPUTING and not key.startswith("_")}
+        return {key: computing(part) for key, part in kept.items()}
+
+    return digest_json(computing(config))
 
 
 def digest_in_memory(model: Any, tokenizer: Any) -> str:

@@ -9,9 +9,10 @@ Shapes: N positions (any leading shape), D width.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,24 +21,34 @@ from torch.autograd.function import once_differentiable
 from metier.models.parts import put
 
 
+class Form(NamedTuple):
+    """In what the families' RMS norms differ."""
+
+    offset: float
+    """0, or 1 where a family stores the weight as its distance from one (Gemma)."""
+    widens: bool
+    """The result takes the wider type of rows and weight (Llama); else that of the rows (Gemma, GPT-OSS)."""
+
+
 class RmsNorm(nn.Module):
     """y = x / √(mean(x²) + eps) · (offset + weight), computed in float32 (Zhang and Sennrich 2019, arXiv:1910.07467).
 
     Args:
         weight: the replaced norm's own parameter (D,); its name in the state stays.
         eps: added to the mean of squares.
-        offset: 0, or 1 where a family stores the weight as its distance from one (Gemma).
+        form: of the family.
         narrow: under autocast, hand on the result in its precision: for norms that only linear layers read.
     """
 
-    def __init__(self, weight: nn.Parameter, *, eps: float, offset: float, narrow: bool) -> None:
+    def __init__(self, weight: nn.Parameter, *, eps: float, form: Form, narrow: bool) -> None:
         super().__init__()
         self.weight = weight
-        self.eps, self.offset, self.narrow = eps, offset, narrow
+        self.eps, self.narrow = eps, narrow
+        self.offset, self.widens = form
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """Return the normalised rows (N, D)."""
-        dtype = torch.promote_types(x_ND.dtype, self.weight.dtype)
+        dtype = torch.promote_types(x_ND.dtype, self.weight.dtype) if self.widens else x_ND.dtype
         if torch.compiler.is_compiling():  # which fuses this with what stands around it
             wide_ND = x_ND.float()
             unit_ND = wide_ND * torch.rsqrt(wide_ND.square().mean(-1, keepdim=True) + self.eps)
@@ -89,11 +100,11 @@ def replace(model: nn.Module) -> dict[str, nn.Module]:
     replaced: dict[str, nn.Module] = {}
     for name, module in list(model.named_modules()):
         eps, kind = _eps(module), cast("Hashable", type(module))
-        if eps is None or (offset := _offset(kind)) is None:
+        if eps is None or (form := _form(kind)) is None:
             continue
         inside = any(part.isdigit() for part in name.split("."))  # the last norm's readers want its full precision
         weight: Any = module.weight
-        put(model, name, RmsNorm(weight, eps=eps, offset=offset, narrow=inside))
+        put(model, name, RmsNorm(weight, eps=eps, form=form, narrow=inside))
         replaced[name] = module
     return replaced
 
@@ -108,8 +119,8 @@ def _eps(module: nn.Module) -> float | None:
 
 @cache
 @torch.no_grad()
-def _offset(kind: Any) -> float | None:
-    """Return the offset with which a class of norms equals ours, None where it does not."""
+def _form(kind: Any) -> Form | None:
+    """Return the form in which a class of norms equals ours, None where it does not."""
     from torch._subclasses.fake_tensor import unset_fake_temporarily
 
     with unset_fake_temporarily():  # the memory estimate builds its model without data; this needs numbers
@@ -119,10 +130,14 @@ def _offset(kind: Any) -> float | None:
             norm = kind(16, eps=0.1)
             norm.weight.copy_(torch.randn(16, generator=generator))
             wanted_ND = norm(rows_ND)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's own norm says that two types are slower than one
+                widens = norm(rows_ND.bfloat16()).dtype == torch.float32
         except (TypeError, AttributeError, RuntimeError):
             return None
         for offset in (0.0, 1.0):
-            found_ND = RmsNorm(norm.weight, eps=0.1, offset=offset, narrow=False)(rows_ND)
+            form = Form(offset, widens)
+            found_ND = RmsNorm(norm.weight, eps=0.1, form=form, narrow=False)(rows_ND)
             if torch.allclose(found_ND, wanted_ND, rtol=1e-5, atol=1e-5):
-                return offset
+                return form
     return None

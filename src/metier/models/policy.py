@@ -280,7 +280,12 @@ class Policy:
         write_json(
             folder / POLICY_FILE,
             {
-                "base": {"name": self.base.name, "kind": self.base.kind, "digest": self.base.digest},
+                "base": {
+                    "name": self.base.name,
+                    "kind": self.base.kind,
+                    "digest": self.base.digest,
+                    "config": self.base.config_digest,
+                },
                 "adapter": {"kind": self.adapter_kind, "options": self.adapter_options},
                 "head": self.head is not None,
                 "dtype": str(self.dtype).removeprefix("torch."),
@@ -297,6 +302,8 @@ class Policy:
         ours = {
             "adapter": (saved["adapter"]["kind"], self.adapter_kind),
             "base": (saved["base"]["digest"], self.base.digest),
+            # An earlier version wrote no digest of the config, which is then taken to be what it was.
+            "base config": (saved["base"].get("config", self.base.config_digest), self.base.config_digest),
             "task head": (saved["head"], self.head is not None),
         }
         for what, (theirs, mine) in ours.items():
@@ -390,10 +397,13 @@ def build(
     """
     adapters = catalog("adapters")
     options = adapters.options(adapter_kind, dict(adapter_options))
-    adapter: Adapter = adapters.get(adapter_kind).attach(base, options, seed=seed)
+    adapter: Adapter = adapters.get(adapter_kind).attach(base, options, seed=seed, head=head is not None)
     made = None
     if head is not None:
-        made = TaskHead(base.hidden_size, head.resolved(causal=base.kind == "causal"), seed=seed + 1)
+        from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+        with unset_fake_temporarily():  # the memory estimate builds its model without data; this draws numbers
+            made = TaskHead(base.hidden_size, head.resolved(causal=base.kind == "causal"), seed=seed + 1)
     policy = Policy(base, adapter, adapter_options=options.model_dump(mode="json"), head=made, encoder=encoder)
     return policy.eval()
 

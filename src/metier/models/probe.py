@@ -42,6 +42,9 @@ class Choice:
 def choose_device(wanted: str = "auto") -> Choice:
     """Return the device to compute on: `cuda`, `xpu`, `mps` or `cpu`, in that order of preference.
 
+    Args:
+        wanted: `auto`, or one of these, the second of its kind as `cuda:1`.
+
     Raises:
         MachineError: E410, the device that was asked for is not there.
     """
@@ -54,18 +57,27 @@ def choose_device(wanted: str = "auto") -> Choice:
         "cpu": True,
     }
     if wanted != "auto":
-        if not present.get(wanted.partition(":")[0], False):
+        counts = {name: _count(name) for name, there in present.items() if there}
+        kind, colon, index = wanted.partition(":")
+        if kind not in counts or (colon and index not in map(str, range(counts[kind]))):
             raise MachineError(
                 410,
                 "This device is not available to PyTorch",
                 received=f"model.device: {wanted}",
-                expected=", ".join(name for name, there in present.items() if there),
+                expected=", ".join(name if n == 1 else f"{name} (0 to {n - 1})" for name, n in counts.items()),
                 fix="model.device=auto",
             )
         return Choice(wanted, f"{wanted} because the recipe says so")
     value = next(name for name, there in present.items() if there)
     why = "no accelerator is visible to PyTorch" if value == "cpu" else "it is the fastest device PyTorch sees"
     return Choice(value, f"{value} because {why}")
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind that is there."""
+    import torch
+
+    return int({"cuda": torch.cuda, "xpu": torch.xpu}[kind].device_count()) if kind in ("cuda", "xpu") else 1
 
 
 def choose_threads() -> Choice:

@@ -203,6 +203,15 @@ def accumulate(policy: Policy, method: Method, batches: list[Batch], seed: int, 
     return {name: float(total) for name, total in sums.items()}
 
 
+MEMORY_IS_OUT = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",  # a library of CUDA takes memory of its own, past PyTorch's allocator
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What an error says that is not of PyTorch's own type for it."""
+
+
 def seed_everything(*parts: int) -> None:
     """Seed python, numpy and torch from a tuple of integers."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
@@ -242,8 +251,7 @@ def memory_errors() -> Iterator[None]:
 def _out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    text = str(error)
-    return "DefaultCPUAllocator: can't allocate memory" in text or "out of memory" in text
+    return any(said in str(error) for said in MEMORY_IS_OUT)
 
 
 def _not_finite(policy: Policy, method: Method, positions: list[int], collate: Collate, step: int) -> DataError:

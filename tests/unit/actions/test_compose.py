@@ -13,8 +13,13 @@ from metier.actions import compose, summary
 from metier.actions.compose import Parts
 from metier.core.project import Project
 from metier.core.recipe import Recipe
+from metier.core.types import Labelled
+from metier.data.batching import collate
+from metier.models.base import from_model
+from metier.models.heads import HeadSpec
+from metier.models.policy import build
 from metier.training import optim
-from tiny import labelled_rows, write_model
+from tiny import labelled_rows, tokenizer, write_model
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +171,26 @@ def test_a_context_window_below_max_length_is_named_as_what_cuts(project: Projec
     write_model(project.root / "narrow", max_position_embeddings=16)
     parts = compose.compose(recipe(model={"name_or_path": "narrow"}), project)
     assert any("rows cut at the base's 16 tokens: " in note for note in parts.notes)
+
+
+# ───────────────────────────────────────────────────────────────────────────── the context window
+
+
+@pytest.mark.parametrize(("max_length", "wanted"), [(512, 64), (65, 64), (64, 64), (40, 40)])
+def test_an_encoder_that_counts_positions_behind_the_padding_cuts_where_its_table_ends(
+    max_length: int, wanted: int, project: Project, first: Parts, tmp_path: Path
+) -> None:
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=416, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=66, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    base = from_model(RobertaModel(config), tokenizer(), kind="encoder")
+    long = recipe(training={"max_length": max_length})
+    encoder = compose.encoder_of(long, project, first.dataset, base)
+    assert encoder.max_length == wanted
+    row = encoder.labelled(Labelled(text="the cat sat on the mat " * 40, target="card"))
+    batch = collate([row], [[0]], pad_id=1)
+    assert batch.tokens_BT.shape == (1, wanted)
+    assert build(base, "none", {}, head=HeadSpec(num_outputs=2)).head_logits(batch).shape == (1, 2)

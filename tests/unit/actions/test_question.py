@@ -10,7 +10,7 @@ import pytest
 from contract.test_methods import LABELS, parts
 from metier.actions import models
 from metier.actions.question import Question
-from metier.core.errors import ConfigError, DataError
+from metier.core.errors import ConfigError, DataError, RowError
 from metier.core.recipe import Prompt, Recipe
 from metier.core.types import Conversation, Labelled, Message, Text, identify
 from metier.data.prompt import apply, check, check_method, check_version
@@ -161,6 +161,31 @@ def test_messages_of_an_input_are_read_or_refused() -> None:
     for wrong in ([], "hello", [{"role": "user"}], [{"role": "tool", "content": "x"}], ["hello"]):
         with pytest.raises(DataError, match="E363"):
             question.messages({"messages": wrong})
+
+
+@pytest.mark.parametrize(("prompt", "inputs"), [
+    (Prompt(), [{"text": "my card was stolen"}, {"text": ""}]),
+    (Prompt(user="{title}"), [{"text": "t", "title": "my card"}, {"text": "t", "title": ""}]),
+])  # fmt: skip
+def test_a_task_head_has_nothing_to_say_to_an_empty_input(prompt: Prompt, inputs: list[dict[str, str]]) -> None:
+    method, _, policy = parts("classify", "lora", {"r": 2})
+    policy.encoder = Encoder(tokenizer(), max_length=128, prompt=prompt, labels=LABELS)
+    given: Any = SimpleNamespace(policy=policy, encoder=policy.encoder, method=method)
+    assert models._labels(given, inputs[:1])[0]["output"] in LABELS
+    with pytest.raises(DataError, match="E372") as caught:
+        models._labels(given, inputs)
+    assert caught.value.place == "input 2"
+
+
+def test_a_row_that_fills_the_prompt_with_nothing_goes_to_quarantine() -> None:
+    row = Labelled(text="the pain is new", target="a", meta={"title": " "})
+    with pytest.raises(RowError) as caught:
+        apply(row, Prompt(user="{title}"), {}, task="classify")
+    assert (caught.value.reason, caught.value.field) == ("empty-prompt", "title")
+    with pytest.raises(RowError, match="empty"):
+        apply(Labelled(text="", target="a"), Prompt(), {}, task="classify")
+    for fine in (Prompt(user="{title}{text}"), Prompt()):
+        assert apply(row, fine, {}, task="classify") == row
 
 
 def test_the_prompt_travels_with_an_export_and_its_labels_are_filled() -> None:

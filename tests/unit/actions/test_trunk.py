@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from contract.recipe_probes import Desk
 from metier.actions import execute, trunk
@@ -82,6 +84,28 @@ def test_what_is_kept_is_read_by_both_feeds_and_a_large_cache_does_not_wait(
     monkeypatch.setattr(trunk, "KEPT_AFTERWARDS", 0)
     trunk.clear(parts)
     assert not list((parts.project.cache_dir / "trunk").iterdir())
+
+
+def test_states_of_another_computation_are_not_read(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def key(parts: Any) -> str:
+        part = Trunk.of(parts.policy)
+        assert part is not None
+        return trunk._place(parts, part, "train")[1]
+
+    parts = made(desk, {})
+    first = key(parts)
+    assert key(made(desk, {})) == first
+    keys = {first}
+    kept = parts.base.config_digest
+    parts.base.config_digest = "of another rope_theta"
+    keys.add(key(parts))
+    parts.base.config_digest = kept
+    monkeypatch.setattr(trunk, "version", lambda package: "9.9" if package == "transformers" else version(package))
+    keys.add(key(parts))
+    monkeypatch.undo()
+    parts.base.device = torch.device("cuda")
+    keys.add(key(parts))
+    assert len(keys) == 4
 
 
 def test_a_probe_that_disagrees_turns_it_off(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

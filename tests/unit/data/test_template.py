@@ -617,6 +617,18 @@ def test_a_row_for_a_head_has_the_tokenizers_special_tokens_and_no_loss() -> Non
     assert short.token_ids.tolist() == tokenizer("the fox").input_ids
 
 
+def test_a_row_for_a_head_without_a_single_token_is_refused_by_its_place() -> None:
+    row = Labelled(text="", target="a", meta={"title": ""}, place="rows.csv:4")
+    for enc in (encoder("plain"), encoder("plain", prompt=Prompt(user="{title}"))):
+        with pytest.raises(DataError, match=r"E372.*rows\.csv:4"):
+            enc.labelled(row)
+        with pytest.raises(DataError, match="E372"):
+            list(enc.encode([Labelled(text="the fox", target="a", meta={"title": "x"}), row], head=True))
+        assert enc.report.n <= 1, "a row that is refused is not counted among those that were read"
+    pieces = Encoder(word_pieces(), max_length=8, labels=("a", "b"))
+    assert len(pieces.labelled(row).token_ids) == 2, "there are two special tokens to read"
+
+
 # ───────────────────────────────────────────────────────────────── raw text
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from metier.core.errors import MachineError
 from metier.core.recipe import ModelSection
 from metier.models import base as bases
+from metier.models import files
 from metier.models.base import Base
 from metier.models.policy import build
 
@@ -131,6 +132,18 @@ def test_e405_an_encoder_decoder(saved_model: Saved) -> None:
     expect("E405", folder)
 
 
+def test_e405_a_family_whose_hidden_states_are_not_behind_one_body() -> None:
+    from transformers import Llama4ForCausalLM, Llama4TextConfig
+
+    config = Llama4TextConfig(
+        vocab_size=61, hidden_size=32, intermediate_size=48, intermediate_size_mlp=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=2, pad_token_id=0,
+    )  # fmt: skip
+    with pytest.raises(MachineError, match=r"E405.*Llama4ForCausalLM") as caught:
+        bases.from_model(Llama4ForCausalLM(config), None, kind="causal", name="another")
+    assert "model.name_or_path" in caught.value.fix
+
+
 def test_e406_tensors_that_do_not_fit(saved_model: Saved) -> None:
     folder = saved_model("llama")
     path = folder / "model.safetensors"
@@ -143,6 +156,38 @@ def test_e406_tensors_that_do_not_fit(saved_model: Saved) -> None:
     ):
         save_file(change_, path, {"format": "pt"})
         assert said in expect("E406", folder).what
+
+
+@pytest.mark.parametrize("inside", ["", "text_config"])
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8", "mxfp4"])
+def test_e409_quantized_weights_are_refused_before_anything_is_loaded(
+    method: str, inside: str, saved_model: Saved
+) -> None:
+    folder = saved_model("llama")
+    said = {"quantization_config": {"quant_method": method, "bits": 4}}
+    change(folder / "config.json", **({inside: said} if inside else said))
+    error = expect("E409", folder)
+    assert error.received == method
+    assert "without quantization" in error.fix
+
+
+def test_a_config_that_names_no_quantization_is_fine(saved_model: Saved) -> None:
+    folder = saved_model("llama")
+    change(folder / "config.json", quantization_config=None)
+    assert load(folder).kind == "causal"
+
+
+def test_e450_a_package_that_transformers_wants_for_a_family_is_no_bug(
+    saved_model: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    def wants(*args: Any, **more: Any) -> None:
+        raise ImportError("LlamaForCausalLM requires the `rare` library\nbut it was not found")
+
+    folder = saved_model("llama")
+    monkeypatch.setattr(LlamaForCausalLM, "__init__", wants)
+    assert "requires the `rare` library" in expect("E450", folder).received
 
 
 def test_the_digest_is_that_of_weights_tokenizer_and_template_not_of_the_files(saved_model: Saved) -> None:
@@ -158,6 +203,33 @@ def test_the_digest_is_that_of_weights_tokenizer_and_template_not_of_the_files(s
     weights["model.norm.weight"][3] += 1e-3
     save_file(weights, path, {"format": "pt"})
     assert load(folder).digest != first
+
+
+@pytest.mark.parametrize(
+    ("changes", "another"),
+    [
+        ({"rms_norm_eps": 0.5}, True),
+        ({"rope_parameters": {"rope_theta": 99.0, "rope_type": "default"}}, True),
+        ({"pad_token_id": 2}, True),
+        ({"text_config": {"sliding_window": 4}}, True),
+        ({"transformers_version": "9.9", "_name_or_path": "elsewhere", "torch_dtype": "float16"}, False),
+        ({"use_cache": False}, False),
+        ({"id2label": {"0": "a"}, "eos_token_id": [0, 3], "text_config": {"dtype": "bfloat16"}}, False),
+    ],
+)  # fmt: skip
+def test_the_digest_of_the_config_is_that_of_what_computes(
+    changes: dict[str, Any], another: bool, saved_model: Saved
+) -> None:
+    folder = saved_model("llama")
+    base = load(folder)
+    weights = base.digest
+    change(folder / "config.json", text_config={})
+    first = files.digest_config(folder)
+    change(folder / "config.json", **changes)
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()), indent=7))
+    assert (files.digest_config(folder) != first) == another
+    assert files.digest_files(folder) == weights, "weights, tokenizer and template are what they were"
+    assert base.config_digest not in (first, files.digest_config(folder)), "what was loaded, not what lies there now"
 
 
 def test_the_context_window_minds_robertas_offset(saved_model: Saved, make_base: Callable[..., Base]) -> None:

@@ -62,6 +62,15 @@ def test_a_language_model_lives_and_works_as_in_the_real_step(adapter: str, rows
     assert found.work.launches == pytest.approx(watch.work.launches, abs=12)  # arrays that become tensors
 
 
+def test_a_task_head_leaves_an_untied_output_layer_out_of_what_trains() -> None:
+    config = LlamaConfig(**{**LLAMA.to_dict(), "tie_word_embeddings": False})
+    plain, headed = (DryRun(config, adapter="full", head=head).trained for head in (None, HEAD))
+    head = HEAD.num_outputs * 64 + 64 * 64 + 64  # a decoder's output has no bias
+    assert sum(p.numel() for p in plain) - sum(p.numel() for p in headed) == 500 * 64 - head
+    tied = DryRun(LLAMA, adapter="full", head=HEAD)
+    assert "adapter.model.embed_tokens.weight" in tied.policy.trained()
+
+
 @pytest.mark.parametrize("adapter", ["none", "lora", "full"])
 def test_packed_rows_of_an_encoder_may_be_longer_than_its_window(adapter: str) -> None:
     batch = blank(2, 96, window=32)

@@ -34,9 +34,9 @@ def own_norm(family: str) -> nn.Module:
 def test_numbers_and_gradients_are_the_familys_own(family: str) -> None:
     norm = own_norm(family)
     weight: Any = norm.weight
-    offset = norms._offset(type(norm))
-    assert offset == (1.0 if family.startswith("gemma") else 0.0)
-    ours = RmsNorm(weight, eps=norms._eps(norm) or 0.0, offset=offset, narrow=True)
+    form = norms._form(type(norm))
+    assert form is not None and form.offset == (1.0 if family.startswith("gemma") else 0.0)
+    ours = RmsNorm(weight, eps=norms._eps(norm) or 0.0, form=form, narrow=True)
     torch.manual_seed(2)
     x_BTD = torch.randn(2, 5, weight.shape[0], requires_grad=True)
     direction = torch.randn_like(x_BTD)
@@ -45,6 +45,22 @@ def test_numbers_and_gradients_are_the_familys_own(family: str) -> None:
     got = torch.autograd.grad((found * direction).sum(), (x_BTD, weight))
     for one, other in zip(got, torch.autograd.grad((wanted * direction).sum(), (x_BTD, weight)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", OURS)
+@torch.no_grad()
+def test_what_comes_out_has_the_type_that_the_familys_own_gives_it(family: str) -> None:
+    norm = own_norm(family)
+    form, weight = norms._form(type(norm)), norm.weight
+    assert form is not None
+    ours = RmsNorm(weight, eps=norms._eps(norm) or 0.0, form=form, narrow=True)  # type: ignore[arg-type]
+    for rows in (torch.bfloat16, torch.float32):
+        for weights in (torch.bfloat16, torch.float32):
+            weight.data = weight.data.to(weights)  # type: ignore[union-attr,operator]
+            x_ND = torch.randn(4, 32, dtype=rows)
+            found, wanted = ours(x_ND), norm(x_ND)
+            assert found.dtype == wanted.dtype, (rows, weights)
+            torch.testing.assert_close(found.float(), wanted.float(), rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -70,7 +86,7 @@ def test_what_is_handed_on_is_narrow_only_inside_the_layers(make_base: Callable[
 
 
 def test_only_the_input_is_kept_for_the_backward_pass() -> None:
-    norm = RmsNorm(nn.Parameter(torch.ones(8)), eps=1e-5, offset=0.0, narrow=True)
+    norm = RmsNorm(nn.Parameter(torch.ones(8)), eps=1e-5, form=norms.Form(0.0, widens=True), narrow=True)
     x_ND = torch.randn(4, 8, requires_grad=True)
     kept = [tuple(t.shape) for t in norm(x_ND).grad_fn.saved_tensors]
     assert sorted(kept) == [(4, 1), (4, 8), (8,)]

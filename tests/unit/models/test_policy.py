@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from metier.core.batch import Batch
@@ -208,7 +209,8 @@ def test_a_head_comes_back_with_its_labels(make_base: Make, make_batch: MakeBatc
 def test_weights_of_another_policy_are_refused(make_base: Make, tmp_path: Path) -> None:
     with_head(make_base).save(tmp_path)
     others = {
-        "base": lambda: Policy.load(tmp_path, make_base("llama", rms_norm_eps=0.5, num_hidden_layers=2)),
+        "base": lambda: Policy.load(tmp_path, make_base("llama", num_hidden_layers=2)),
+        "base config": lambda: Policy.load(tmp_path, make_base("llama", rms_norm_eps=0.5)),
         "adapter": lambda: build(make_base("llama"), "full", {}).restore(tmp_path),
         "task head": lambda: build(make_base("llama"), "lora", {"r": 4}).restore(tmp_path),
         "task head ": lambda: with_head(make_base, labels=("yes", "no")).restore(tmp_path),
@@ -216,6 +218,15 @@ def test_weights_of_another_policy_are_refused(make_base: Make, tmp_path: Path) 
     for what, attempt in others.items():
         with pytest.raises(MachineError, match=f"E408.*{what.strip()}"):
             attempt()
+
+
+def test_a_policy_of_an_earlier_version_says_nothing_of_the_config_and_is_read(make_base: Make, tmp_path: Path) -> None:
+    with_head(make_base).save(tmp_path)
+    file = tmp_path / "metier_policy.json"
+    saved = json.loads(file.read_text())
+    del saved["base"]["config"]
+    file.write_text(json.dumps(saved))
+    assert Policy.load(tmp_path, make_base("llama")).head is not None
 
 
 def test_a_damaged_directory_is_refused(make_base: Make, tmp_path: Path) -> None:
@@ -254,3 +265,19 @@ def test_the_top_layers_and_the_final_norm_train(make_base: Make) -> None:
     gpt2 = build(make_base("gpt2"), "layers", {"num_layers": 1}).trained()
     assert "adapter.transformer.ln_f.weight" in gpt2
     assert "adapter.transformer.wte.weight" not in gpt2
+
+
+def test_a_run_of_an_earlier_version_is_read_though_it_kept_an_output_layer_that_nothing_moved(
+    make_base: Callable[..., Base], tmp_path: Path
+) -> None:
+    spec = HeadSpec(num_outputs=3, labels=("a", "b", "c"))
+    policy = build(make_base("llama"), "full", {}, head=spec)
+    policy.save(tmp_path)
+    file = tmp_path / "trained.safetensors"
+    tensors = load_file(file)
+    assert "lm_head.weight" not in tensors and "model.embed_tokens.weight" in tensors
+    save_file({**tensors, "lm_head.weight": policy.base.model.lm_head.weight.detach()}, file, {"format": "pt"})
+    build(make_base("llama"), "full", {}, head=spec, seed=5).restore(tmp_path)
+    save_file({**tensors, "another.weight": torch.zeros(2)}, file, {"format": "pt"})
+    with pytest.raises(MachineError, match="E408"):
+        build(make_base("llama"), "full", {}, head=spec).restore(tmp_path)

@@ -82,9 +82,21 @@ def test_what_the_recipe_says_is_not_measured(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_device_that_is_not_there_is_refused() -> None:
     assert probe.choose_device("cpu").value == "cpu"
-    for wanted in ("tpu", "xpu:7"):
+    assert probe.choose_device("cpu:0").value == "cpu:0"
+    for wanted in ("tpu", "xpu:7", "cpu:foo", "cpu:", "cpu:7", "cpu:0:1", "CPU", "", "meta"):
         with pytest.raises(MachineError, match="E410"):
             probe.choose_device(wanted)
+
+
+def test_a_gpu_that_is_counted_beyond_those_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for wanted in ("cuda", "cuda:0", "cuda:1"):
+        assert probe.choose_device(wanted).value == wanted
+    for wanted in ("cuda:2", "cuda:9", "cuda:-1", "cuda:one"):
+        with pytest.raises(MachineError, match="E410") as caught:
+            probe.choose_device(wanted)
+        assert "cuda (0 to 1)" in caught.value.expected and "cpu" in caught.value.expected
 
 
 def test_threads_are_capped_by_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,13 @@
 """Adapters: which weights train on a frozen base, one file per kind.
 
-Each file has `summary`, `Options` and `attach(base, options, *, seed) -> Adapter`. Attaching freezes the base, stores
-its frozen weights in the precision of the computation, so that no step casts them again, and keeps trained weights in
-float32.
+Each file has `summary`, `Options` and `attach(base, options, *, seed, head) -> Adapter`. Attaching freezes the base,
+stores its frozen weights in the precision of the computation, so that no step casts them again, and keeps trained
+weights in float32. `head` says that a task head reads the hidden states, so that no gradient reaches the output layer.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -65,17 +66,17 @@ def store_frozen(base: Base, trained: set[int]) -> None:
     for name, parameter in base.model.named_parameters():
         trains = id(parameter) in trained
         parameter.requires_grad_(trains)
-        wide = trains or any(part in insist for part in name.split("."))
+        wide = trains or (insist is not None and insist.search(name) is not None)
         wanted = torch.float32 if wide else base.dtype
         if parameter.dtype != wanted and parameter.is_floating_point():
             parameter.data = parameter.data.to(wanted)
 
 
-def _kept_in_float32(model: object) -> set[str]:
-    kept: set[str] = set()
-    for attribute in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"):
-        kept.update(getattr(model, attribute, None) or ())
-    return kept
+def _kept_in_float32(model: object) -> re.Pattern[str] | None:
+    """Return a pattern of the names that stay in float32, read as transformers reads it: found anywhere, `*` is any
+    text. Its other list, `_keep_in_fp32_modules`, is of what float16 cannot hold: bfloat16 can."""
+    strict = sorted(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    return re.compile("|".join(name.replace("*", ".*") for name in strict)) if strict else None
 
 
 __all__ = ["Adapter", "store_frozen"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,8 @@ class OwnWeights:
         parameters: the trained parameters under their names in the model.
         modules: what goes into training mode.
         file: the file in which `save` keeps them.
+        unreached: weights that earlier versions counted among the trained ones although nothing moved them: `load`
+            passes over them.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class OwnWeights:
         parameters: Mapping[str, nn.Parameter],
         modules: Sequence[nn.Module],
         file: str = "trained.safetensors",
+        unreached: Collection[str] = (),
     ) -> None:
         self.kind = kind
         self.file = file
         self._base = base
         self._parameters = dict(parameters)
         self._modules = tuple(modules)
+        self._unreached = frozenset(unreached)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name."""
@@ -93,7 +97,9 @@ class OwnWeights:
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
         if self._parameters:
-            fill(self._parameters, read_tensors(folder / self.file), folder / self.file)
+            read = read_tensors(folder / self.file)
+            kept = {name: tensor for name, tensor in read.items() if name not in self._unreached}
+            fill(self._parameters, kept, folder / self.file)
 
     def _original(self) -> dict[str, Tensor]:
         from metier.models.base import read_weights

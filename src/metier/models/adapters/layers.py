@@ -28,8 +28,8 @@ class Options(catalog.Options):
     num_layers: int = Field(2, ge=1, description="Blocks that train, counted from the output.")
 
 
-def attach(base: Base, options: Options, *, seed: int) -> Adapter:
-    """Make the top blocks trainable. `seed` is not used: nothing is drawn.
+def attach(base: Base, options: Options, *, seed: int, head: bool) -> Adapter:
+    """Make the top blocks trainable. `seed` is not used: nothing is drawn; nor is `head`: no output layer trains.
 
     Raises:
         ConfigError: E261, the base has fewer blocks.

@@ -56,8 +56,8 @@ class Options(catalog.Options):
     )
 
 
-def attach(base: Base, options: Options, *, seed: int) -> Lora:
-    """Put a low-rank sum on every target.
+def attach(base: Base, options: Options, *, seed: int, head: bool) -> Lora:
+    """Put a low-rank sum on every target. `head` is not used: the output layer is never one.
 
     Raises:
         ConfigError: E260, a target that the base does not have.

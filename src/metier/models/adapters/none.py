@@ -17,8 +17,8 @@ class Options(catalog.Options):
     """`none` has no options."""
 
 
-def attach(base: Base, options: Options, *, seed: int) -> Adapter:
-    """Freeze the base. `seed` is not used: nothing is drawn."""
+def attach(base: Base, options: Options, *, seed: int, head: bool) -> Adapter:
+    """Freeze the base. `seed` is not used: nothing is drawn; nor is `head`."""
     from metier.models.adapters import store_frozen
     from metier.models.adapters._weights import OwnWeights
 
