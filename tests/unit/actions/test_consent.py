@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from metier.actions import execute as executing
 from metier.actions.evaluate import evaluate
 from metier.actions.execute import execute
 from metier.actions.train import create, remove, resume
+from metier.cli import app
 from metier.core.errors import ConfigError, PermissionDenied
 from metier.core.project import Project
 from metier.core.recipe import Recipe
@@ -126,3 +128,18 @@ def test_a_run_stays_while_a_model_of_it_is_there(project: Project, run: Run) ->
     remove(project, str(child.number))
     remove(project, "1")
     assert project.run_dirs() == []
+
+
+def test_a_copy_of_a_run_is_never_taken_for_the_run_itself(
+    project: Project, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = project.root / "backup" / run.dir.name
+    shutil.copytree(run.dir, copy)
+    with pytest.raises(ConfigError, match="E299") as refused:
+        remove(project, str(copy))
+    assert refused.value.place == str(copy) and run.dir.exists() and copy.exists()
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["runs", "rm", str(copy), "--yes"]) == 2
+    assert "E299" in capsys.readouterr().err and run.dir.exists()
+    assert app.run(["runs", "rm", str(run.dir), "--yes"]) == 0, "by its directory from anywhere"
+    assert not run.dir.exists() and copy.exists()
