@@ -2,7 +2,7 @@
 
 The command line, the web page and `logs -f` only look at it: closing any of them stops nothing (SIGHUP does not reach
 another session). What stops it is a request: SIGINT (Ctrl+C in a foreground `metier train`) or SIGTERM (`metier runs
-stop`) ask it to save and end; a second request ends it at once.
+stop`) ask it to save and end; a second request, two seconds later or more, ends it at once.
 
     the one who starts                      the worker
     start(argv, run)     ── spawns ──▶      run.hold()
@@ -37,6 +37,9 @@ HEARTBEAT_SECONDS = 10.0
 START_SECONDS = 120.0
 KILL_SECONDS = 10.0
 LOOK_SECONDS = 0.05
+REPEAT_SECONDS = 2.0
+"""A request that comes again within this time is the same one: batch systems ask every process of a group, and the
+foreground hands on what it gets."""
 
 
 # ───────────────────────────────────────────────────────────────────────────── from outside
