@@ -244,7 +244,7 @@ def compute_slot(run: Run, *, poll_seconds: float = 0.5) -> Iterator[None]:
                     run.event("phase", name="queued", text=f"waiting for {_describe(_read_slot(path))}")
                     run.update(phase="queued")
                 time.sleep(poll_seconds)
-        if waiting:
+        if waiting or run.status().get("phase"):  # an earlier start may have been stopped while it waited
             run.update(phase=None)
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "run": str(run.dir), "since": now()}))
