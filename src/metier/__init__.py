@@ -168,6 +168,5 @@ def _run(run: str | Run) -> tuple[Project, str]:
     """The project of a run, and the reference by which that project knows it; `12@last` names a checkpoint."""
     from metier.core import locate
 
-    named, at, checkpoint = run.partition("@") if isinstance(run, str) else (run, "", "")
-    project, found = locate.run(named)
-    return project, found.dir.name + at + checkpoint
+    project, _, ref = locate.policy(run)
+    return project, ref

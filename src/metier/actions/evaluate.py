@@ -49,24 +49,25 @@ def evaluate(project: Project, ref: str, split: Split = "test", progress: Progre
     (`folder_of`).
 
     Args:
-        ref: `12`, `run:12@best`, `run:12@step-200`, `last`.
+        ref: `12`, `run:12@best`, `run:12@step-200`, `last`, or a run's directory, with `@best` or without.
 
     Raises:
-        ConfigError: E232 no such run, E235 no such checkpoint, E272 the targets are not those of the run's start.
+        ConfigError: E232 no such run, E235 no such checkpoint, E251 not a reference, E272 the targets are not those of
+            the run's start.
         DataError: E360, the split has no rows.
         PermissionDenied: E601–E606, its rows may not be used any more.
     """
-    run = Run(project.run_dir(ref.partition("@")[0]))
+    run = Run(project.run_dir(refs.run_and_checkpoint(ref)[0]))
     dataset = run.status().get("dataset")
     permitted(kept(run.dir), project, again=True, dataset=dataset, purpose="evaluation")
-    with together(project, f"metier evaluate {ref}"):  # predictions and report hold rows
+    with together(project, f"metier evaluate {run.number}"):  # predictions and report hold rows
         parts, run = loaded(project, ref, progress)
         return evaluate_parts(parts, run, split=split, path=_named(run, ref), progress=progress)
 
 
 def loaded(project: Project, ref: str, progress: Progress | None = None) -> tuple[Parts, Run]:
     """Return a run's parts with the weights of the checkpoint that `ref` names, verified; on this machine's device."""
-    run = Run(project.run_dir(ref.partition("@")[0]))
+    run = Run(project.run_dir(refs.run_and_checkpoint(ref)[0]))
     path = _named(run, ref)
     wrong = checkpoint.problems(path)
     if wrong:
@@ -88,7 +89,7 @@ def loaded(project: Project, ref: str, progress: Progress | None = None) -> tupl
 
 def _named(run: Run, ref: str) -> Path:
     """The directory of the checkpoint that a reference names; without `@…` it is the best."""
-    which = refs.parse(ref, default="run").version or "best"
+    which = refs.run_and_checkpoint(ref)[1] or "best"
     return checkpoint_of(run.dir, which.removeprefix("step-").lstrip("0") or "0")
 
 
@@ -220,7 +221,7 @@ def compare(project: Project, one: str, other: str) -> Comparison:
 
 
 def _measured(project: Project, ref: str) -> tuple[str, Report, list[Prediction]]:
-    run = Run(project.run_dir(ref.partition("@")[0]))
+    run = Run(project.run_dir(refs.run_and_checkpoint(ref)[0]))
     folder, asked = reported(run, ref)
     if not (folder / "report.json").exists():
         raise ConfigError(254, f"Run {asked} has no report yet", place=run.dir.name, fix=f"metier evaluate {asked}")
@@ -230,7 +231,7 @@ def _measured(project: Project, ref: str) -> tuple[str, Report, list[Prediction]
 
 def reported(run: Run, ref: str) -> tuple[Path, str]:
     """Return the folder where the report of a reference's checkpoint lies or would lie, and the reference in short."""
-    if "@" not in ref or (path := _named(run, ref)) == checkpoint_of(run.dir):
+    if not refs.run_and_checkpoint(ref)[1] or (path := _named(run, ref)) == checkpoint_of(run.dir):
         return run.dir, str(run.number)
     found = [run.evaluations_dir / f"{split}-{path.name}" for split in ("test", "validation")]
     return next((f for f in found if (f / "report.json").exists()), found[0]), f"{run.number}@{path.name}"

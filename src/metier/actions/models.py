@@ -12,7 +12,7 @@ import numpy as np
 from metier.actions.compose import Parts, Progress
 from metier.actions.evaluate import loaded, reported
 from metier.actions.question import Question
-from metier.core import audit, erase_runs
+from metier.core import audit, erase_runs, refs
 from metier.core.errors import ConfigError, DataError, PermissionDenied
 from metier.core.locks import together
 from metier.core.project import SCHEMA_VERSION, Project, now, read_json
@@ -195,8 +195,9 @@ def export(
         PermissionDenied: E608, rows that the run was trained on were erased since.
         ConfigError, MachineError: as models/export.py.
     """
-    with together(project, f"metier models export {ref}"):  # the card quotes rows
-        _not_erased(Run(project.run_dir(ref.partition("@")[0])))
+    run = Run(project.run_dir(refs.run_and_checkpoint(ref)[0]))
+    with together(project, f"metier models export {run.number}"):  # the card quotes rows
+        _not_erased(run)
         return _exported(project, ref, to, form, progress)
 
 

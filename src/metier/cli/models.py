@@ -70,7 +70,7 @@ def predict(
     from metier.core.page import visible
 
     show = Show(json)
-    project, _ = locate.run(ref.partition("@")[0])
+    project, _, ref = locate.policy(ref)
     inputs = _inputs(texts, file)
     answers = actions.predict(
         project,
@@ -105,7 +105,7 @@ def chat(
     from metier.core.page import visible
 
     show = Show(json)
-    project, run = locate.run(ref.partition("@")[0])
+    project, run, ref = locate.policy(ref)
     session = actions.chat(project, ref, temperature=temperature, top_p=top_p, seed=seed, progress=counting(show.say))
     for line in _opening(run.number, session.question):
         show.say(line)
@@ -138,7 +138,7 @@ def export(
     from metier.actions import models as actions
 
     show = Show(json)
-    project, run = locate.run(ref.partition("@")[0])
+    project, run, ref = locate.policy(ref)
     folder = to or project.models_dir / f"{run.status().get('name', 'model')}-run{run.number}-{form.value}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from metier.core import refs
 from metier.core.errors import ConfigError
 from metier.core.project import Project
 from metier.core.recipe import Recipe
@@ -60,3 +61,16 @@ def run(ref: str | Run) -> tuple[Project, Run]:
     folder = Path(ref)
     project = Project.find(folder) if (folder / "status.json").is_file() else Project.find()
     return project, Run(project.run_dir(ref))
+
+
+def policy(ref: str | Run) -> tuple[Project, Run, str]:
+    """Return the run that a reference such as `12@best` means, with its project, and the reference by its directory.
+
+    By that one a run is found from everywhere, whatever it is called, and taken for no other of the same number.
+
+    Raises:
+        ConfigError: as `run`; E251, no reference to a run or its checkpoint.
+    """
+    named, checkpoint = refs.run_and_checkpoint(ref) if isinstance(ref, str) else (ref, "")
+    project, found = run(named)
+    return project, found, f"{found.dir.resolve()}@{checkpoint}".removesuffix("@")
