@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from metier.evaluation.protocols import silent
 from metier.evaluation.result import Report
 from metier.governance.permission import gate
 from metier.models.export import export as write_export
+from metier.models.export import form_of
+from metier.models.parity import Form
 
 PROBE_ROWS = 8
 
@@ -182,7 +184,7 @@ def export(
     project: Project,
     ref: str,
     to: Path,
-    form: Literal["hf", "peft"] | str = "hf",
+    form: str = "hf",
     *,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -193,33 +195,33 @@ def export(
 
     Raises:
         PermissionDenied: E608, rows that the run was trained on were erased since.
-        ConfigError, MachineError: as models/export.py.
+        ConfigError, MachineError: as models/export.py; E271, no such form, before anything is loaded.
     """
+    which = form_of(form)
     run = Run(project.run_dir(refs.run_and_checkpoint(ref)[0]))
     with together(project, f"metier models export {run.number}"):  # the card quotes rows
         _not_erased(run)
-        return _exported(project, ref, to, form, progress)
+        return _exported(project, ref, to, which, progress)
 
 
-def _exported(project: Project, ref: str, to: Path, form: str, progress: Progress | None) -> dict[str, Any]:
+def _exported(project: Project, ref: str, to: Path, form: Form, progress: Progress | None) -> dict[str, Any]:
     parts, run = loaded(project, ref, progress)
-    which: Literal["hf", "peft"] = "peft" if form == "peft" else "hf"
     texts = _prompt_file(Question.of(parts))
     folder, _ = reported(run, ref)  # the card is that of these weights, or there is none
     if (folder / "report.json").exists():
-        texts["README.md"] = card.render(Report.model_validate(read_json(folder / "report.json")), form=which)
+        texts["README.md"] = card.render(Report.model_validate(read_json(folder / "report.json")), form=form)
     items = parts.validation.items if len(parts.validation) else parts.train.items
     probes = [items[i].token_ids.tolist() for i in range(min(PROBE_ROWS, len(items)))]
     parity = gate("parity", parts.recipe, project.settings) == "required"
     if progress:
         progress("writing the model, then loading it in a fresh process" if parity else "writing the model", 0, None)
-    written = write_export(parts.policy, to, form=which, probes=probes, texts=texts, parity=parity)
-    audit.append(project, "export", run=run.id, form=which, parity=bool(written.parity))
+    written = write_export(parts.policy, to, form=form, probes=probes, texts=texts, parity=parity)
+    audit.append(project, "export", run=run.id, form=form, parity=bool(written.parity))
     place = to.resolve()
     root = project.root.resolve()
     named = place.relative_to(root).as_posix() if place.is_relative_to(root) else str(place)
     known = [e for e in run.status().get("exports", []) if e["to"] != named]
-    run.update(exports=[*known, {"to": named, "form": which, "time": now()}])  # an erasure lists them
+    run.update(exports=[*known, {"to": named, "form": form, "time": now()}])  # an erasure lists them
     return {"form": written.form, "dtype": written.dtype, "parity": written.parity}
 
 

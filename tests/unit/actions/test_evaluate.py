@@ -250,6 +250,19 @@ def test_only_the_chosen_checkpoint_on_the_held_out_rows_is_the_report_of_the_ru
     assert evaluate.folder_of(Run(tmp_path), split=split, step=step, rows=rows) == tmp_path / place
 
 
+def test_one_text_is_one_input_and_an_unknown_form_is_no_export(
+    trained: tuple[Parts, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run = trained
+    one = metier.predict(run, ["my card"])
+    assert metier.predict(run, "my card") == metier.predict(run, {"text": "my card"}) == one
+    monkeypatch.setattr(models, "loaded", lambda *_: pytest.fail("the weights are loaded"))
+    for form in ("gguf", "run", ""):
+        with pytest.raises(ConfigError, match="E271"):
+            metier.export(run, tmp_path / "out", form=form)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_with_the_longest_name_and_a_copy_elsewhere_are_used_through_the_package(
     trained: tuple[Parts, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
