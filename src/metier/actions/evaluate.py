@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import metier
 from metier.actions import summary
 from metier.actions.compose import Parts, Progress, checkpoint_of, compose, for_inference, temperature_of
@@ -23,6 +21,7 @@ from metier.core.project import Project, digest_file, digest_json, read_json
 from metier.core.recipe import Recipe
 from metier.core.run import Run
 from metier.core.types import Split
+from metier.core.yamlmarks import NOT_YAML, load_value
 from metier.data.canaries import is_canary, without
 from metier.evaluation import card, suite
 from metier.evaluation import report as reports
@@ -323,7 +322,7 @@ def _license(folder: Path | None) -> str:
         return ""
     front = itertools.takewhile(lambda line: line.rstrip() != "---", lines[1:])
     try:
-        facts = yaml.safe_load("\n".join(front))
-    except yaml.YAMLError:  # somebody else's file, which need not be well formed
+        facts = load_value("\n".join(front))
+    except NOT_YAML:  # somebody else's file, which need not be well formed
         return ""
     return str(facts.get("license") or "") if isinstance(facts, dict) else ""

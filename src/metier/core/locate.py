@@ -11,7 +11,7 @@ from pathlib import Path
 
 from metier.core import refs
 from metier.core.errors import ConfigError
-from metier.core.project import Project
+from metier.core.project import Project, is_run_dir
 from metier.core.recipe import Recipe
 from metier.core.run import Run
 
@@ -57,9 +57,10 @@ def run(ref: str | Run) -> tuple[Project, Run]:
         ConfigError: E230 no project here, E232 no such run.
     """
     if isinstance(ref, Run):
-        return Project.find(ref.dir), ref
+        project = Project.find(ref.dir)
+        return project, Run(project.run_dir(str(ref.dir.resolve())))
     folder = Path(ref)
-    project = Project.find(folder) if (folder / "status.json").is_file() else Project.find()
+    project = Project.find(folder) if is_run_dir(folder) else Project.find()
     return project, Run(project.run_dir(ref))
 
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from metier.core.catalog import type_of
 from metier.core.errors import ConfigError
-from metier.core.yamlmarks import Marked, load_marked
+from metier.core.yamlmarks import NOT_YAML, Marked, load_marked, load_value
 
 SCHEMA_VERSION = 1
 Auto = Literal["auto"]
@@ -471,8 +471,8 @@ def _override(values: dict[str, Any], marks: dict[str, int], override: str) -> N
             fix="such as training.num_train_epochs=2; quote it where the value holds spaces",
         )
     try:
-        value = yaml.safe_load(raw) if raw else None
-    except yaml.YAMLError:
+        value = load_value(raw) if raw else None
+    except NOT_YAML:
         value = raw
     name = dotted.strip()
     _assign(values, name, value)

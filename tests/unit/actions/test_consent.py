@@ -61,6 +61,15 @@ def test_neither_resume_nor_fork_goes_by_the_runs_own_old_copy(project: Project,
     assert resume(project, "1", fork=True).number == 2
 
 
+def test_a_day_that_is_none_stops_the_source_it_stands_at_and_no_other_recipe(project: Project) -> None:
+    text = "name: other\ndata: {sources: [{path: other.jsonl, permission: {retention: 2027-02-30}}]}\n"
+    (project.root / "recipes" / "other.yaml").write_text(text)
+    assert create(recipe(project), project).number == 1
+    with pytest.raises(ConfigError, match="E267") as refused:
+        create(Recipe.parse(text, file="other.yaml"), project)
+    assert (refused.value.place, refused.value.received) == ("other.yaml:2", "2027-02-30")
+
+
 def test_a_renewed_consent_lets_a_run_go_on(project: Project, run: Run) -> None:
     copy = run.dir / "recipe.resolved.yaml"
     copy.write_text(copy.read_text().replace("consent_expires: null", "consent_expires: '2020-01-01'"))

@@ -309,6 +309,22 @@ def test_doctor_says_what_is_there(project: Project, capsys: Out) -> None:
     assert code == (4 if any(f["level"] == "missing" for f in found.values()) else 0)
 
 
+def test_doctor_looks_on_where_the_own_folders_cannot_be_made(
+    project: Project, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METIER_STATE_DIR", str(project.file))
+    assert app.run(["doctor", "--json"]) == 4
+    found = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
+    assert found["own folders"]["level"] == found["compute slot"]["level"] == "missing"
+    assert found["project"]["text"].startswith("p in ")
+
+
+@pytest.mark.parametrize("argv", [["predict"], ["chat"], ["runs", "show"]])
+def test_a_text_where_a_run_belongs(project: Project, capsys: Out, argv: list[str]) -> None:
+    assert app.run([*argv, "Please move my appointment. " * 30]) == 2
+    assert capsys.readouterr().err.startswith("E232 There is no run `Please move my")
+
+
 def test_a_machine_that_is_not_ready_is_still_one_json_document(
     project: Project, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,6 +155,18 @@ def test_an_override_of_an_unknown_key_is_an_error(override: str) -> None:
     assert fails(TEXT, override).code == "E201"
 
 
+@pytest.mark.parametrize("day", ["2027-12-31", "'2027-12-31'", "2027-02-30"])
+def test_a_day_is_text_in_the_file_and_in_an_override(day: str) -> None:
+    text = f"name: x\ndata:\n  sources: [{{path: a, permission: {{retention: {day}}}}}]\n"
+    for recipe in (
+        Recipe.parse(text),
+        Recipe.parse("name: x\ndata: {sources: [{path: a}]}", overrides=[f"data.sources.0.permission.retention={day}"]),
+    ):
+        permission = recipe.data.sources[0].permission
+        assert permission is not None and permission.retention == day.strip("'")
+        assert Recipe.parse(recipe.to_yaml()).to_data() == recipe.to_data()
+
+
 def test_what_is_written_back_reads_the_same() -> None:
     recipe = Recipe.parse(TEXT)
     again = Recipe.parse(recipe.to_yaml())
