@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def predict(
     temperature: float | None = None,
     top_p: float | None = None,
     seed: int | None = None,
+    places: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Answer new inputs with a run, in order.
@@ -49,6 +50,7 @@ def predict(
         temperature: None or 0 is greedy; above, tokens are drawn, the same for the same seed.
         top_p: draw among the likeliest tokens that together hold this probability; default 1, all.
         seed: of the draws; default 0.
+        places: where each input stands, such as `rows.jsonl:3`, for errors; default `input 1`, and so on.
 
     Returns:
         For a task head, and for a classifier that writes its labels, `output` (the label) with `confidence` and
@@ -61,14 +63,16 @@ def predict(
     """
     sampling = _sampling(temperature, top_p, seed)
     say = progress or silent
+    places = places or [f"input {number}" for number in range(1, len(inputs) + 1)]
     parts, run = loaded(project, ref, progress)
     question = Question.of(parts)
     generative_labels = parts.recipe.objective.task == "classify" and parts.method.facts.problem_type == "single_label"
     if parts.policy.head is not None or generative_labels:
         if sampling:
             raise _without_use(sampling, f"Run {run.number} chooses among labels; it draws no tokens")
-        return _labels(parts, [question.fields(given, place=_place(i)) for i, given in enumerate(inputs)], say)
-    asked = [question.ids(given, parts.encoder, place=_place(i)) for i, given in enumerate(inputs)]
+        rows = [question.fields(given, place=place) for given, place in zip(inputs, places, strict=True)]
+        return _labels(parts, rows, places, say)
+    asked = [question.ids(given, parts.encoder, place=place) for given, place in zip(inputs, places, strict=True)]
     prompts = [prompt for prompt, _ in asked]
     completions = parts.policy.generate(
         prompts, max_new_tokens=max_new_tokens, progress=lambda done, total: say("answers", done, total), **sampling
@@ -248,10 +252,6 @@ def _prompt_file(question: Question) -> dict[str, str]:
     return {"prompt.json": json.dumps(value, indent=2, ensure_ascii=False) + "\n"} if written else {}
 
 
-def _place(index: int) -> str:
-    return f"input {index + 1}"
-
-
 def _sampling(temperature: float | None, top_p: float | None, seed: int | None) -> dict[str, Any]:
     """The sampling options that were given, as models/generate.py calls them.
 
@@ -277,18 +277,20 @@ def _without_use(given: Mapping[str, Any], what: str) -> ConfigError:
     )
 
 
-def _labels(parts: Parts, rows: list[dict[str, Any]], progress: Progress = silent) -> list[dict[str, Any]]:
+def _labels(
+    parts: Parts, rows: list[dict[str, Any]], places: Sequence[str], progress: Progress = silent
+) -> list[dict[str, Any]]:
     """Answer as the report measured it: by the head, or by the label whose text is the likeliest reply."""
     labels, head = parts.method.facts.labels, parts.policy.head
     # The encoder wants a target; nothing looks at it.
     target: Any = labels[0] if labels else 0.0
     examples = []
-    for index, row in enumerate(rows):
+    for index, (row, place) in enumerate(zip(rows, places, strict=True)):
         if "text" not in row:
             raise DataError(
                 363,
                 "An input has no column `text`",
-                place=f"input {index + 1}",
+                place=place,
                 received=", ".join(row),
                 fix='call the column with the text `text`, as in {"text": "…"}, whatever the training rows called it',
             )
