@@ -462,7 +462,7 @@ def _migrate(value: Any, file: str) -> dict[str, Any]:
 
 
 def _unshared(value: Any) -> Any:
-    """Return plain data in which nothing is shared: an override of one place must not change what has the same anchor."""
+    """Return plain data without YAML's anchors: an override of one place must not change what shares one with it."""
     if isinstance(value, dict):
         return {key: _unshared(child) for key, child in value.items()}
     return [_unshared(child) for child in value] if isinstance(value, list) else value
