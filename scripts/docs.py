@@ -38,7 +38,8 @@ def recipe_page() -> str:
         "# The recipe\n",
         NOTE,
         inspect.getdoc(Recipe) or "",
-        "\nPrecedence: command line (`training.seed=1`) > file > default. Unknown keys are errors. "
+        "\nPrecedence: command line (`training.seed=1`) > file > default. Values there are YAML; a text is taken as it "
+        "is written. Unknown keys are errors. "
         "Keys marked *execution* change only how a result is computed: a resume accepts them.\n",
     ]
     sections: dict[str, list[tuple[str, dict[str, Any]]]] = {}

@@ -92,7 +92,7 @@ def compare(one: str | Run, other: str | Run) -> Comparison:
 
 def predict(
     run: str | Run,
-    inputs: Sequence[str | dict[str, Any]],
+    inputs: str | dict[str, Any] | Sequence[str | dict[str, Any]],
     *,
     max_new_tokens: int = 128,
     temperature: float | None = None,
@@ -102,6 +102,7 @@ def predict(
     """Return a run's labels or replies for new inputs, in order.
 
     Args:
+        inputs: texts, or objects with the recipe's columns; one alone is a list of one.
         temperature: of a run that writes text; None or 0 takes the likeliest token each time.
         top_p: sample among the likeliest tokens that together hold this probability; default 1, all.
         seed: of the sampling; default 0.
@@ -112,8 +113,9 @@ def predict(
     """
     from metier.actions import models
 
+    given = [inputs] if isinstance(inputs, str | dict) else list(inputs)
     return models.predict(
-        *_run(run), list(inputs), max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        *_run(run), given, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
 
 
@@ -127,7 +129,11 @@ def chat(
 
 
 def export(run: str | Run, to: PathLike, *, form: str = "hf") -> dict[str, Any]:
-    """Write a run's model for other tools (`hf` merged, `peft` adapter), with a parity certificate; return it."""
+    """Write a run's model for other tools (`hf` merged, `peft` adapter), with a parity certificate; return it.
+
+    Raises:
+        ConfigError: E271, no such form; and as actions/models.py.
+    """
     from metier.actions import models
 
     return models.export(*_run(run), Path(to), form=form)
@@ -168,6 +174,5 @@ def _run(run: str | Run) -> tuple[Project, str]:
     """The project of a run, and the reference by which that project knows it; `12@last` names a checkpoint."""
     from metier.core import locate
 
-    named, at, checkpoint = run.partition("@") if isinstance(run, str) else (run, "", "")
-    project, found = locate.run(named)
-    return project, found.dir.name + at + checkpoint
+    project, _, ref = locate.policy(run)
+    return project, ref

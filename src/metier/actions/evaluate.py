@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import metier
 from metier.actions import summary
 from metier.actions.compose import Parts, Progress, checkpoint_of, compose, for_inference, temperature_of
@@ -23,6 +21,7 @@ from metier.core.project import Project, digest_file, digest_json, read_json
 from metier.core.recipe import Recipe
 from metier.core.run import Run
 from metier.core.types import Split
+from metier.core.yamlmarks import NOT_YAML, load_value
 from metier.data.canaries import is_canary, without
 from metier.evaluation import card, suite
 from metier.evaluation import report as reports
@@ -49,24 +48,25 @@ def evaluate(project: Project, ref: str, split: Split = "test", progress: Progre
     (`folder_of`).
 
     Args:
-        ref: `12`, `run:12@best`, `run:12@step-200`, `last`.
+        ref: `12`, `run:12@best`, `run:12@step-200`, `last`, or a run's directory, with `@best` or without.
 
     Raises:
-        ConfigError: E232 no such run, E235 no such checkpoint, E272 the targets are not those of the run's start.
+        ConfigError: E232 no such run, E235 no such checkpoint, E251 not a reference, E272 the targets are not those of
+            the run's start.
         DataError: E360, the split has no rows.
         PermissionDenied: E601–E606, its rows may not be used any more.
     """
-    run = Run(project.run_dir(ref.partition("@")[0]))
+    run = Run(project.run_dir(refs.run_and_checkpoint(ref)[0]))
     dataset = run.status().get("dataset")
     permitted(kept(run.dir), project, again=True, dataset=dataset, purpose="evaluation")
-    with together(project, f"metier evaluate {ref}"):  # predictions and report hold rows
+    with together(project, f"metier evaluate {run.number}"):  # predictions and report hold rows
         parts, run = loaded(project, ref, progress)
         return evaluate_parts(parts, run, split=split, path=_named(run, ref), progress=progress)
 
 
 def loaded(project: Project, ref: str, progress: Progress | None = None) -> tuple[Parts, Run]:
     """Return a run's parts with the weights of the checkpoint that `ref` names, verified; on this machine's device."""
-    run = Run(project.run_dir(ref.partition("@")[0]))
+    run = Run(project.run_dir(refs.run_and_checkpoint(ref)[0]))
     path = _named(run, ref)
     wrong = checkpoint.problems(path)
     if wrong:
@@ -88,7 +88,7 @@ def loaded(project: Project, ref: str, progress: Progress | None = None) -> tupl
 
 def _named(run: Run, ref: str) -> Path:
     """The directory of the checkpoint that a reference names; without `@…` it is the best."""
-    which = refs.parse(ref, default="run").version or "best"
+    which = refs.run_and_checkpoint(ref)[1] or "best"
     return checkpoint_of(run.dir, which.removeprefix("step-").lstrip("0") or "0")
 
 
@@ -222,7 +222,7 @@ def compare(project: Project, one: str, other: str) -> Comparison:
 
 
 def _measured(project: Project, ref: str) -> tuple[str, Report, list[Prediction]]:
-    run = Run(project.run_dir(ref.partition("@")[0]))
+    run = Run(project.run_dir(refs.run_and_checkpoint(ref)[0]))
     report, folder, asked = reported(run, ref)
     if report is None:
         of = run.report_of_another() if folder == run.dir else ""
@@ -242,7 +242,7 @@ def reported(run: Run, ref: str) -> tuple[Report | None, Path, str]:
     The report is None where that checkpoint was not measured, though the run may hold the report of one that it had
     chosen before.
     """
-    if "@" not in ref or (path := _named(run, ref)) == checkpoint_of(run.dir):
+    if not refs.run_and_checkpoint(ref)[1] or (path := _named(run, ref)) == checkpoint_of(run.dir):
         current = (run.dir / "report.json").exists() and not run.report_of_another()
         return (_report(run.dir) if current else None), run.dir, str(run.number)
     folders = [run.evaluations_dir / f"{split}-{path.name}" for split in ("test", "validation")]
@@ -340,7 +340,7 @@ def _license(folder: Path | None) -> str:
         return ""
     front = itertools.takewhile(lambda line: line.rstrip() != "---", lines[1:])
     try:
-        facts = yaml.safe_load("\n".join(front))
-    except yaml.YAMLError:  # somebody else's file, which need not be well formed
+        facts = load_value("\n".join(front))
+    except NOT_YAML:  # somebody else's file, which need not be well formed
         return ""
     return str(facts.get("license") or "") if isinstance(facts, dict) else ""

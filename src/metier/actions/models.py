@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from metier.actions.compose import Parts, Progress
 from metier.actions.evaluate import loaded, reported
 from metier.actions.question import Question
-from metier.core import audit, erase_runs
+from metier.core import audit, erase_runs, refs
 from metier.core.errors import ConfigError, DataError, PermissionDenied
 from metier.core.locks import together
 from metier.core.project import SCHEMA_VERSION, Project, now
@@ -23,6 +23,8 @@ from metier.evaluation.predict import fit, predict_head, predict_label_likelihoo
 from metier.evaluation.protocols import silent
 from metier.governance.permission import gate
 from metier.models.export import export as write_export
+from metier.models.export import form_of
+from metier.models.parity import Form
 
 PROBE_ROWS = 8
 
@@ -36,6 +38,7 @@ def predict(
     temperature: float | None = None,
     top_p: float | None = None,
     seed: int | None = None,
+    places: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Answer new inputs with a run, in order.
@@ -46,6 +49,7 @@ def predict(
         temperature: None or 0 is greedy; above, tokens are drawn, the same for the same seed.
         top_p: draw among the likeliest tokens that together hold this probability; default 1, all.
         seed: of the draws; default 0.
+        places: where each input stands, such as `rows.jsonl:3`, for errors; default `input 1`, and so on.
 
     Returns:
         For a task head, and for a classifier that writes its labels, `output` (the label) with `confidence` and
@@ -58,14 +62,16 @@ def predict(
     """
     sampling = _sampling(temperature, top_p, seed)
     say = progress or silent
+    places = places or [f"input {number}" for number in range(1, len(inputs) + 1)]
     parts, run = loaded(project, ref, progress)
     question = Question.of(parts)
     generative_labels = parts.recipe.objective.task == "classify" and parts.method.facts.problem_type == "single_label"
     if parts.policy.head is not None or generative_labels:
         if sampling:
             raise _without_use(sampling, f"Run {run.number} chooses among labels; it draws no tokens")
-        return _labels(parts, [question.fields(given, place=_place(i)) for i, given in enumerate(inputs)], say)
-    asked = [question.ids(given, parts.encoder, place=_place(i)) for i, given in enumerate(inputs)]
+        rows = [question.fields(given, place=place) for given, place in zip(inputs, places, strict=True)]
+        return _labels(parts, rows, places, say)
+    asked = [question.ids(given, parts.encoder, place=place) for given, place in zip(inputs, places, strict=True)]
     prompts = [prompt for prompt, _ in asked]
     completions = parts.policy.generate(
         prompts, max_new_tokens=max_new_tokens, progress=lambda done, total: say("answers", done, total), **sampling
@@ -181,7 +187,7 @@ def export(
     project: Project,
     ref: str,
     to: Path,
-    form: Literal["hf", "peft"] | str = "hf",
+    form: str = "hf",
     *,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -192,32 +198,33 @@ def export(
 
     Raises:
         PermissionDenied: E608, rows that the run was trained on were erased since.
-        ConfigError, MachineError: as models/export.py.
+        ConfigError, MachineError: as models/export.py; E271, no such form, before anything is loaded.
     """
-    with together(project, f"metier models export {ref}"):  # the card quotes rows
-        _not_erased(Run(project.run_dir(ref.partition("@")[0])))
-        return _exported(project, ref, to, form, progress)
+    which = form_of(form)
+    run = Run(project.run_dir(refs.run_and_checkpoint(ref)[0]))
+    with together(project, f"metier models export {run.number}"):  # the card quotes rows
+        _not_erased(run)
+        return _exported(project, ref, to, which, progress)
 
 
-def _exported(project: Project, ref: str, to: Path, form: str, progress: Progress | None) -> dict[str, Any]:
+def _exported(project: Project, ref: str, to: Path, form: Form, progress: Progress | None) -> dict[str, Any]:
     parts, run = loaded(project, ref, progress)
-    which: Literal["hf", "peft"] = "peft" if form == "peft" else "hf"
     texts = _prompt_file(Question.of(parts))
     report, _, _ = reported(run, ref)  # the card is that of these weights, or there is none
     if report is not None:
-        texts["README.md"] = card.render(report, form=which)
+        texts["README.md"] = card.render(report, form=form)
     items = parts.validation.items if len(parts.validation) else parts.train.items
     probes = [items[i].token_ids.tolist() for i in range(min(PROBE_ROWS, len(items)))]
     parity = gate("parity", parts.recipe, project.settings) == "required"
     if progress:
         progress("writing the model, then loading it in a fresh process" if parity else "writing the model", 0, None)
-    written = write_export(parts.policy, to, form=which, probes=probes, texts=texts, parity=parity)
-    audit.append(project, "export", run=run.id, form=which, parity=bool(written.parity))
+    written = write_export(parts.policy, to, form=form, probes=probes, texts=texts, parity=parity)
+    audit.append(project, "export", run=run.id, form=form, parity=bool(written.parity))
     place = to.resolve()
     root = project.root.resolve()
     named = place.relative_to(root).as_posix() if place.is_relative_to(root) else str(place)
     known = [e for e in run.status().get("exports", []) if e["to"] != named]
-    run.update(exports=[*known, {"to": named, "form": which, "time": now()}])  # an erasure lists them
+    run.update(exports=[*known, {"to": named, "form": form, "time": now()}])  # an erasure lists them
     return {"form": written.form, "dtype": written.dtype, "parity": written.parity}
 
 
@@ -242,10 +249,6 @@ def _prompt_file(question: Question) -> dict[str, str]:
     written = question.written()
     value = {"schema_version": SCHEMA_VERSION, **written}
     return {"prompt.json": json.dumps(value, indent=2, ensure_ascii=False) + "\n"} if written else {}
-
-
-def _place(index: int) -> str:
-    return f"input {index + 1}"
 
 
 def _sampling(temperature: float | None, top_p: float | None, seed: int | None) -> dict[str, Any]:
@@ -273,23 +276,25 @@ def _without_use(given: Mapping[str, Any], what: str) -> ConfigError:
     )
 
 
-def _labels(parts: Parts, rows: list[dict[str, Any]], progress: Progress = silent) -> list[dict[str, Any]]:
+def _labels(
+    parts: Parts, rows: list[dict[str, Any]], places: Sequence[str], progress: Progress = silent
+) -> list[dict[str, Any]]:
     """Answer as the report measured it: by the head, or by the label whose text is the likeliest reply."""
     labels, head = parts.method.facts.labels, parts.policy.head
     # The encoder wants a target; nothing looks at it.
     target: Any = labels[0] if labels else 0.0
     examples = []
-    for index, row in enumerate(rows):
+    for index, (row, place) in enumerate(zip(rows, places, strict=True)):
         if "text" not in row:
             raise DataError(
                 363,
                 "An input has no column `text`",
-                place=_place(index),
+                place=place,
                 received=", ".join(row),
                 fix='call the column with the text `text`, as in {"text": "…"}, whatever the training rows called it',
             )
         text = str(row["text"])
-        examples.append(Labelled(text=text, target=target, id=str(index), place=_place(index), meta=row))
+        examples.append(Labelled(text=text, target=target, id=str(index), place=place, meta=row))
     if head is not None:
         found = predict_head(parts.policy, examples, labels=labels, problem_type=head.problem_type, progress=progress)
     else:

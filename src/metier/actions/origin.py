@@ -15,6 +15,7 @@ from metier.core.catalog import Catalog, catalog
 from metier.core.errors import ConfigError
 from metier.core.project import Project, write_text
 from metier.core.recipe import Recipe, describe
+from metier.core.yamlmarks import NOT_YAML, load_value
 
 ORIGINS = Catalog("origins", "metier.actions.origins")
 KINDS = {"adapter": "adapters", "method": "methods"}
@@ -84,10 +85,10 @@ def _read(file: Path) -> Mapping[str, Any]:
         ConfigError: E280, there is none, or it holds no settings.
     """
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        found = load_value(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(280, "There is no such file", place=str(file), fix="metier init --from TOOL FILE") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, *NOT_YAML) as error:
         raise ConfigError(
             280,
             "The settings cannot be read",

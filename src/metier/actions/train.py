@@ -269,9 +269,18 @@ def remove(project: Project, ref: str) -> Path:
     """Delete a run directory that no process holds and return its path.
 
     Raises:
-        ConfigError: E234, the run is running; E294, a model of it is there, or a run that began with one.
+        ConfigError: E232, no such run; E234, the run is running; E294, a model of it is there, or a run that began with
+            one; E299, a directory outside the project's runs, such as a copy of one.
     """
     run = Run(project.run_dir(ref))
+    if run.dir.resolve().parent != project.runs_dir.resolve():
+        raise ConfigError(
+            299,
+            "This is not one of the project's runs, and only those are deleted",
+            place=str(run.dir),
+            expected=f"a run in {project.runs_dir}",
+            fix="metier runs ls; delete a copy yourself",
+        )
     if run.held():
         raise ConfigError(234, f"Run {run.number} is running", place=run.dir.name, fix=f"metier runs stop {run.number}")
     exports = {str(export["to"]): project.path(str(export["to"])) for export in run.status().get("exports", [])}

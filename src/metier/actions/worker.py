@@ -2,16 +2,19 @@
 
 compose → train → evaluate → report. Everything it finds goes to events.jsonl and status.json, where the command line
 and the web page read it. SIGINT or SIGTERM is a request to stop: the step in progress ends, a checkpoint is written,
-the run can be resumed; a second signal ends the process at once. SIGHUP stops nothing.
+the run can be resumed; a second signal ends the process at once, if it is not the first one sent twice. SIGHUP stops
+nothing.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import os
 import signal
 import sys
+import time
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,23 +35,31 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """Turns the first signal into a request and the second into an end.
+    """Turns the first signal into a request and a later one into an end.
 
     Inside the training loop the request waits for the step to end; elsewhere it interrupts, since every write is
     atomic and every phase can be repeated.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: Run) -> None:
         self.signal: int | None = None
         self.deferred = False
+        self._run = run
+        self._since = 0.0
+        self._ending = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._receive)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
-            os._exit(128 + self.signal)
-        self.signal = number
+            if not self._ending and time.monotonic() - self._since >= jobs.REPEAT_SECONDS:
+                self._ending = True
+                # In a thread, since what the signal has interrupted may hold the lock of the status file; and a bare
+                # one, since it may hold a lock of `threading` as well.
+                _thread.start_new_thread(self._end, (self.signal,))
+            return
+        self.signal, self._since = number, time.monotonic()
         if not self.deferred:
             self.now()
 
@@ -56,11 +67,19 @@ class StopRequest:
         """End the run's work here."""
         raise Stopped
 
+    def _end(self, number: int) -> None:
+        """End the process without a save; of a run that it holds, the state says so."""
+        try:
+            if self._run.pid() == os.getpid():
+                _say_stopped(self._run, number, "stopped at once on a second request")
+        finally:
+            os._exit(128 + number)
+
 
 def main(run_dir: str) -> int:
     """Run one run directory to its end and return the exit code."""
     run = Run(Path(run_dir))
-    stop = StopRequest()
+    stop = StopRequest(run)
     try:
         run.hold()
     except MetierError as error:  # another worker has it: nothing of the run may be touched
@@ -82,11 +101,8 @@ def main(run_dir: str) -> int:
         run.move("done")
         return 0
     except Stopped:
-        _give_back(run)
         number = stop.signal or signal.SIGTERM
-        resume = f"metier runs resume {run.number}"
-        run.event("note", code="stopped", text=f"stopped on request; continue with: {resume}")
-        run.move("stopped", reason=signal.Signals(number).name, resume=resume)
+        _say_stopped(run, number, "stopped on request")
         return 128 + number
     except MetierError as error:
         return _failed(run, error)
@@ -112,6 +128,14 @@ def main(run_dir: str) -> int:
 
 
 # ───────────────────────────────────────────────────────────────────────────── the last words
+
+
+def _say_stopped(run: Run, number: int, text: str) -> None:
+    """Write down that the run was stopped, and the command that continues it."""
+    _give_back(run)
+    resume = f"metier runs resume {run.number}"
+    run.event("note", code="stopped", text=f"{text}; continue with: {resume}")
+    run.move("stopped", reason=signal.Signals(number).name, resume=resume)
 
 
 def _failed(run: Run, error: MetierError) -> int:

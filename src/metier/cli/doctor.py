@@ -108,7 +108,10 @@ def _base() -> Finding:
 
 
 def _slot() -> Finding:
-    holder = jobs.slot_holder()
+    try:
+        holder = jobs.slot_holder()
+    except (MetierError, OSError):
+        return Finding("missing", "compute slot", "its file cannot be read", "set METIER_STATE_DIR")
     if holder is None:
         return Finding("ok", "compute slot", "free")
     return Finding(
@@ -120,7 +123,9 @@ def _home() -> Finding:
     try:
         folders = [user_dir("config"), user_dir("state")]
     except MetierError as error:
-        return Finding("missing", "own folders", error.what, "set METIER_CONFIG_DIR and METIER_STATE_DIR")
+        return Finding(
+            "missing", "own folders", f"{error.what}: {error.place}", "set METIER_CONFIG_DIR and METIER_STATE_DIR"
+        )
     closed = [str(f) for f in folders if not os.access(f, os.W_OK)]
     if closed:
         return Finding("missing", "own folders", f"not writable: {', '.join(closed)}", "set METIER_STATE_DIR")

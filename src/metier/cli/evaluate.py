@@ -45,7 +45,7 @@ def evaluate(
     from metier.actions import evaluate as actions
 
     show = Show(json)
-    project, run = locate.run(ref.partition("@")[0])
+    project, run, ref = locate.policy(ref)
     report = actions.evaluate(project, ref, split=split.value, progress=counting(show.say))
     show.result(report, _text(report))
     folder = actions.folder_of(run, split=report.split, step=report.training.best_step, rows=report.data.rows)
@@ -72,8 +72,8 @@ def compare(
     from metier.actions import evaluate as actions
 
     show = Show(json)
-    project, _ = locate.run(first.partition("@")[0])
-    found = actions.compare(project, first, second)
+    project, _, one = locate.policy(first)
+    found = actions.compare(project, one, second)
     rows = [(d.label, _signed(d.delta), f"{_signed(d.low)} … {_signed(d.high)}", d.n, d.outcome) for d in found.rows]
     said = "\n".join([found.sentence, *(style(f"! {note}", "yellow") for note in found.notes)])
     show.result(found, said + "\n\n" + table(("figure", "A − B", "interval", "n", "A is"), rows))

@@ -18,7 +18,7 @@ Words = Annotated[
 RunRef = Annotated[str, typer.Argument(metavar="RUN", help="A run: its number, `last`, or its directory.")]
 PolicyRef = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="A run: its number or `last`; `run:12@last` names a checkpoint."),
+    typer.Argument(metavar="RUN", help="A run: its number, `last` or directory; `12@last`: a checkpoint."),
 ]
 Temperature = Annotated[
     float | None,

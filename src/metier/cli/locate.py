@@ -49,6 +49,17 @@ def run(ref: str) -> tuple[Project, Run]:
     return locate.run(ref)
 
 
+def policy(ref: str) -> tuple[Project, Run, str]:
+    """Return the run that a reference such as `12@best` means, with its project, and the reference by its directory.
+
+    Raises:
+        ConfigError: as `run`; E251, no reference to a run or its checkpoint.
+    """
+    from metier.core import locate
+
+    return locate.policy(ref)
+
+
 def _named(word: str) -> Path:
     path = Path(word)
     if path.exists():

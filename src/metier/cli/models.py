@@ -63,15 +63,16 @@ def predict(
 ) -> None:
     """Answer inputs with a run, one line per input.
 
-    With --json the answers are objects with label probabilities or token counts; line breaks are kept. --temperature,
+    An empty line of a file or stdin is none, and stays empty. With --json the answers are objects with label
+    probabilities or token counts, and with the line of a file or stdin; line breaks are kept. --temperature,
     --top-p and --seed are for runs that write text; a run that chooses among labels refuses them.
     """
     from metier.actions import models as actions
     from metier.core.page import visible
 
     show = Show(json)
-    project, _ = locate.run(ref.partition("@")[0])
-    inputs = _inputs(texts, file)
+    project, _, ref = locate.policy(ref)
+    inputs, lines = _inputs(texts, file)
     answers = actions.predict(
         project,
         ref,
@@ -80,11 +81,17 @@ def predict(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
+        places=[f"{file.name if file else 'stdin'}:{line}" for line in lines],
         progress=counting(show.say),
     )
     if num_cut := sum(bool(answer.get("cut_tokens")) for answer in answers):
         show.say(f"{num_cut:,} of {len(answers):,} inputs are too long: the model has read them in part")
-    show.result(answers, "\n".join(visible(str(a.get("output", ""))).replace("\n", "\\n") for a in answers))
+    numbered = dict(zip(lines or range(1, len(answers) + 1), answers, strict=True))
+    outputs = {n: visible(str(answer.get("output", ""))).replace("\n", "\\n") for n, answer in numbered.items()}
+    show.result(
+        [{"line": n, **answer} for n, answer in numbered.items()] if lines else answers,
+        "\n".join(outputs.get(n, "") for n in range(1, max(outputs, default=0) + 1)),
+    )
 
 
 def chat(
@@ -105,7 +112,7 @@ def chat(
     from metier.core.page import visible
 
     show = Show(json)
-    project, run = locate.run(ref.partition("@")[0])
+    project, run, ref = locate.policy(ref)
     session = actions.chat(project, ref, temperature=temperature, top_p=top_p, seed=seed, progress=counting(show.say))
     for line in _opening(run.number, session.question):
         show.say(line)
@@ -138,7 +145,7 @@ def export(
     from metier.actions import models as actions
 
     show = Show(json)
-    project, run = locate.run(ref.partition("@")[0])
+    project, run, ref = locate.policy(ref)
     folder = to or project.models_dir / f"{run.status().get('name', 'model')}-run{run.number}-{form.value}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(
@@ -159,10 +166,10 @@ def _readable(written: dict[str, Any]) -> dict[str, Any]:
     return {**written, "parity": said}
 
 
-def _inputs(texts: list[str] | None, file: Path | None) -> list[str | dict[str, Any]]:
-    """Inputs from the arguments, a file or stdin."""
+def _inputs(texts: list[str] | None, file: Path | None) -> tuple[list[str | dict[str, Any]], list[int]]:
+    """Inputs from the arguments, a file or stdin; of the latter two with the number of the line of each."""
     if texts:
-        return list(texts)
+        return list(texts), []
     if file is None and sys.stdin.isatty():
         raise ConfigError(
             256,
@@ -171,7 +178,7 @@ def _inputs(texts: list[str] | None, file: Path | None) -> list[str | dict[str, 
             fix="metier predict RUN 'a text'",
         )
     try:
-        content = sys.stdin.read() if file is None else file.read_text(encoding="utf-8-sig")
+        content = sys.stdin.read() if file is None else file.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             380,
@@ -180,10 +187,12 @@ def _inputs(texts: list[str] | None, file: Path | None) -> list[str | dict[str, 
             received=type(error).__name__,
             fix="name a UTF-8 text file that can be read",
         ) from None
-    lines = [line for line in content.splitlines() if line.strip()]
+    # Not `splitlines`: a form feed or a line separator is part of a text.
+    lines = enumerate((line.removesuffix("\r") for line in content.split("\n")), start=1)
+    numbered = {number: line for number, line in lines if line.strip()}
     if file is None or file.suffix.lower() not in (".jsonl", ".ndjson"):
-        return list(lines)
-    return [_object(line, f"{file.name}:{number}") for number, line in enumerate(lines, start=1)]
+        return list(numbered.values()), list(numbered)
+    return [_object(line, f"{file.name}:{number}") for number, line in numbered.items()], list(numbered)
 
 
 def _object(line: str, place: str) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def remove(
     names = ", ".join(run.dir.name for _, run in found)
     if not yes:
         typer.confirm(f"Delete {names}?", abort=True, err=True)
-    removed: list[Path] = [actions.remove(project, str(run.number)) for project, run in found]
+    removed: list[Path] = [actions.remove(project, str(run.dir)) for project, run in found]
     show.result({"removed": [str(path) for path in removed]}, "\n".join(f"deleted {path.name}" for path in removed))
 
 

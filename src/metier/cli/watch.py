@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -114,12 +115,15 @@ def _passing_signals_to(run: Run, shown: Printer) -> Iterator[None]:
     """Turn the first Ctrl+C or SIGTERM into a request to the worker, the second into its end."""
     from metier.core import jobs
 
-    asked = False
+    asked: float | None = None
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         try:
-            if asked:
+            if asked is not None:
+                # Nobody presses Ctrl+C twice by mistake; SIGTERM comes to a process and again to its group.
+                if number == signal.SIGTERM and time.monotonic() - asked < jobs.REPEAT_SECONDS:
+                    return
                 jobs.kill(run)
             else:
                 jobs.stop(run, signal.Signals(number))
@@ -127,7 +131,7 @@ def _passing_signals_to(run: Run, shown: Printer) -> Iterator[None]:
         except ConfigError as error:
             if error.number != 253:  # it has just ended by itself: the watcher sees that
                 raise
-        asked = True
+        asked = time.monotonic()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

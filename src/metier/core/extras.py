@@ -78,14 +78,26 @@ def user_dir(kind: Literal["config", "state"]) -> Path:
     """Return the user's own directory for Metier, made with mode 0700 where it does not exist.
 
     Raises:
-        MachineError: E421, it cannot be made.
+        MachineError: E420–E422, it cannot be made.
     """
     base = {"config": "~/.config", "state": "~/.local/state"}[kind]
-    chosen = os.environ.get(f"METIER_{kind.upper()}_DIR")
-    standard = Path(os.environ.get(f"XDG_{kind.upper()}_HOME") or base).expanduser() / "metier"
-    folder = Path(chosen).expanduser() if chosen else standard
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    variable = f"METIER_{kind.upper()}_DIR"
+    chosen = os.environ.get(variable)
+    folder = Path(chosen) if chosen else Path(os.environ.get(f"XDG_{kind.upper()}_HOME") or base) / "metier"
+    try:
+        folder = folder.expanduser()
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Something else than a folder is in the way; `~` of a user that there is not.
+    except (FileExistsError, NotADirectoryError, FileNotFoundError, RuntimeError):
+        raise MachineError(
+            421,
+            "This place cannot be written",
+            place=str(folder),
+            received=f"{variable}={chosen}" if chosen else "",
+            expected="a folder, or the name of one to be made",
+            fix=f"set {variable} to such a folder",
+        ) from None
     return folder
 
 

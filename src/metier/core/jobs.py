@@ -2,7 +2,7 @@
 
 The command line, the web page and `logs -f` only look at it: closing any of them stops nothing (SIGHUP does not reach
 another session). What stops it is a request: SIGINT (Ctrl+C in a foreground `metier train`) or SIGTERM (`metier runs
-stop`) ask it to save and end; a second request ends it at once.
+stop`) ask it to save and end; a second request, two seconds later or more, ends it at once.
 
     the one who starts                      the worker
     start(argv, run)     ── spawns ──▶      run.hold()
@@ -37,6 +37,9 @@ HEARTBEAT_SECONDS = 10.0
 START_SECONDS = 120.0
 KILL_SECONDS = 10.0
 LOOK_SECONDS = 0.05
+REPEAT_SECONDS = 2.0
+"""A request that comes again within this time is the same one: batch systems ask every process of a group, and the
+foreground hands on what it gets."""
 
 
 # ───────────────────────────────────────────────────────────────────────────── from outside
@@ -241,7 +244,7 @@ def compute_slot(run: Run, *, poll_seconds: float = 0.5) -> Iterator[None]:
                     run.event("phase", name="queued", text=f"waiting for {_describe(_read_slot(path))}")
                     run.update(phase="queued")
                 time.sleep(poll_seconds)
-        if waiting:
+        if waiting or run.status().get("phase"):  # an earlier start may have been stopped while it waited
             run.update(phase=None)
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "run": str(run.dir), "since": now()}))

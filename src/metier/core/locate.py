@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from metier.core import refs
 from metier.core.errors import ConfigError
-from metier.core.project import Project
+from metier.core.project import Project, is_run_dir
 from metier.core.recipe import Recipe
 from metier.core.run import Run
 
@@ -56,7 +57,21 @@ def run(ref: str | Run) -> tuple[Project, Run]:
         ConfigError: E230 no project here, E232 no such run.
     """
     if isinstance(ref, Run):
-        return Project.find(ref.dir), ref
+        project = Project.find(ref.dir)
+        return project, Run(project.run_dir(str(ref.dir.resolve())))
     folder = Path(ref)
-    project = Project.find(folder) if (folder / "status.json").is_file() else Project.find()
+    project = Project.find(folder) if is_run_dir(folder) else Project.find()
     return project, Run(project.run_dir(ref))
+
+
+def policy(ref: str | Run) -> tuple[Project, Run, str]:
+    """Return the run that a reference such as `12@best` means, with its project, and the reference by its directory.
+
+    By that one a run is found from everywhere, whatever it is called, and taken for no other of the same number.
+
+    Raises:
+        ConfigError: as `run`; E251, no reference to a run or its checkpoint.
+    """
+    named, checkpoint = refs.run_and_checkpoint(ref) if isinstance(ref, str) else (ref, "")
+    project, found = run(named)
+    return project, found, f"{found.dir.resolve()}@{checkpoint}".removesuffix("@")

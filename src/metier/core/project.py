@@ -61,6 +61,14 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_run_dir(path: Path) -> bool:
+    """Whether a directory is that of a run or a copy of one; any text may be asked, such as one that is no path."""
+    try:
+        return (path / "status.json").is_file()
+    except OSError:  # a name that is too long for one
+        return False
+
+
 def run_number(name: str) -> int | None:
     """Return the number of a run directory's name (`0012-7f3a-sft-support` → 12), None for any other name.
 
@@ -221,18 +229,29 @@ class Project:
         """Make a project folder; an existing project is left as it is.
 
         Raises:
+            ConfigError: E298, something else than a folder is in the way.
             MachineError: E420–E422, the folder cannot be written.
         """
-        with disk_errors(root):
-            root.mkdir(parents=True, exist_ok=True)
-            if not (root / PROJECT_FILE).exists():
-                body = {"version": 1, "name": name, "gates": {"parity": "required"}}
-                write_text(root / PROJECT_FILE, yaml.safe_dump(body, sort_keys=False))
-                for folder in ("recipes", "data"):
-                    (root / folder).mkdir(exist_ok=True)
-                ignore = root / ".gitignore"
-                if not ignore.exists():
-                    write_text(ignore, "cache/\nprivate/\nruns/\ndatasets/\nmodels/\nendpoints/\n")
+        try:
+            with disk_errors(root):
+                root.mkdir(parents=True, exist_ok=True)
+                if not (root / PROJECT_FILE).exists():
+                    body = {"version": 1, "name": name, "gates": {"parity": "required"}}
+                    write_text(root / PROJECT_FILE, yaml.safe_dump(body, sort_keys=False))
+                    for folder in ("recipes", "data"):
+                        (root / folder).mkdir(exist_ok=True)
+                    ignore = root / ".gitignore"
+                    if not ignore.exists():
+                        write_text(ignore, "cache/\nprivate/\nruns/\ndatasets/\nmodels/\nendpoints/\n")
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise ConfigError(
+                298,
+                "No project folder can be made here",
+                place=str(root),
+                received="a file" if root.is_file() else str(error.strerror),
+                expected="a folder, or the name of one to be made",
+                fix="metier init FOLDER; rows are named as metier init --data FILE",
+            ) from None
         return cls(root)
 
     @classmethod
@@ -300,7 +319,9 @@ class Project:
                 231, f"The environment variable {missing[0]} is not set", received=written, fix=f"export {missing[0]}=…"
             )
         expanded = re.sub(r"\$\{(\w+)\}", lambda m: os.environ[m[1]], written)
-        return (self.root / Path(expanded).expanduser()).resolve()
+        with contextlib.suppress(RuntimeError):  # `~` and no such user: as a shell does, it stays what it is
+            expanded = str(Path(expanded).expanduser())
+        return (self.root / expanded).resolve()
 
     def shown(self, path: Path) -> str:
         """Return a path as a user would type it: relative to the working directory where that is shorter."""
@@ -349,13 +370,15 @@ class Project:
         if ref == "last" and runs:
             return runs[-1]
         found = [r for r in runs if r.name == ref or (ref.isdecimal() and run_number(r.name) == int(ref))]
-        if not found and (Path(ref) / "status.json").is_file():
+        named = "" if found or not is_run_dir(Path(ref)) else Path(ref).resolve().name
+        if run_number(named) is not None:
             found = [Path(ref).resolve()]
         if len(found) != 1:
             raise ConfigError(
                 232,
-                f"There is no run `{ref}`",
+                f"There is no run `{ref if len(ref) <= 80 else ref[:79] + '…'}`",
                 place=str(self.runs_dir),
+                received=f"{named}, a directory without a number" if named else "",
                 expected=", ".join(str(run_number(r.name)) for r in runs[-10:]) or "no run exists yet",
                 fix="metier runs ls",
             )

@@ -24,7 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from metier.core.catalog import type_of
 from metier.core.errors import ConfigError
-from metier.core.yamlmarks import Marked, load_marked
+from metier.core.yamlmarks import NOT_YAML, Marked, load_marked, load_value
 
 SCHEMA_VERSION = 1
 Auto = Literal["auto"]
@@ -333,7 +333,7 @@ class Recipe(Section):
                 about its keys then name those, since that is the file which somebody can correct.
         """
         marked = load_marked(text, file)
-        values = _migrate(marked.value, file)
+        values = _unshared(_migrate(marked.value, file))
         file, lines = origin or (file, marked.lines)
         marks = dict(lines)
         for override in overrides:
@@ -461,6 +461,13 @@ def _migrate(value: Any, file: str) -> dict[str, Any]:
     return value
 
 
+def _unshared(value: Any) -> Any:
+    """Return plain data without YAML's anchors: an override of one place must not change what shares one with it."""
+    if isinstance(value, dict):
+        return {key: _unshared(child) for key, child in value.items()}
+    return [_unshared(child) for child in value] if isinstance(value, list) else value
+
+
 def _override(values: dict[str, Any], marks: dict[str, int], override: str) -> None:
     dotted, equals, raw = override.partition("=")
     if not equals or not dotted:
@@ -470,20 +477,46 @@ def _override(values: dict[str, Any], marks: dict[str, int], override: str) -> N
             received=override,
             fix="such as training.num_train_epochs=2; quote it where the value holds spaces",
         )
-    try:
-        value = yaml.safe_load(raw) if raw else None
-    except yaml.YAMLError:
-        value = raw
     name = dotted.strip()
-    _assign(values, name, value)
+    _assign(values, name, _written(name, raw))
     # What the command line says is not what stands in the file, nor is anything below it.
     for key in [k for k in marks if k == name or k.startswith(f"{name}.")]:
         del marks[key]
 
 
+def _written(dotted: str, raw: str) -> Any:
+    """Return the value that an override writes: YAML, but where the key is text, the text as it stands or in quotes."""
+    *parents, _ = _parts(dotted)
+    kind = "text" if _type(".".join(parents)) == "mapping" else _type(dotted)
+    try:
+        value = load_value(raw) if raw else None
+    except NOT_YAML:
+        return raw
+    if kind not in ("text", "text | null"):
+        return value
+    text = raw.strip()
+    if kind == "text | null" and text in ("", "null", "~"):
+        return None
+    return value if text.startswith(("'", '"')) and isinstance(value, str) else text
+
+
+def _type(dotted: str) -> str:
+    """The type of a key in words; empty where there is no such key, or a plug-in has it."""
+    return str(describe().get(re.sub(r"\.\d+(?=\.|$)", "[]", dotted), {}).get("type", ""))
+
+
+def _parts(dotted: str) -> list[str]:
+    """The parts of a dotted key; below a mapping of names of its own (`objective.targets`) the rest is one name."""
+    parts = dotted.split(".")
+    for end in range(1, len(parts)):
+        if _type(".".join(parts[:end])) == "mapping":
+            return [*parts[:end], ".".join(parts[end:])]
+    return parts
+
+
 def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     node: Any = values
-    *parents, leaf = dotted.split(".")
+    *parents, leaf = _parts(dotted)
     for depth, name in enumerate(parents):
         if isinstance(node, list):
             node = node[_index(node, name, dotted)]

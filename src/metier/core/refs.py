@@ -3,6 +3,7 @@
 data:support            the latest version of a dataset           data:support@v3      one version
 run:12 · run:last       a run, its best checkpoint                run:12@step-200      one checkpoint
 
+A run's directory stands for the run wherever only a run can be meant (`run_and_checkpoint`).
 Sources and base models are named by a path or a hub id; those who read them know how.
 """
 
@@ -17,10 +18,11 @@ from metier.core.errors import ConfigError
 from metier.core.project import Project
 
 Kind = Literal["data", "run"]
-_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+_CHECKPOINT = r"best|last|step-\d+"
 _GRAMMAR: dict[Kind, tuple[str, str]] = {
-    "data": (_NAME, r"v\d+"),
-    "run": (rf"\d+|last|\d{{4,}}-{_NAME}", r"best|last|step-\d+"),
+    "data": (r"[a-z0-9][a-z0-9._-]{0,63}", r"v\d+"),
+    # A directory's name: beside the recipe's, which may be 64 characters long, it holds a number, a hex and the method.
+    "run": (r"\d+|last|\d{4,}-[a-z0-9][a-z0-9._-]*", _CHECKPOINT),
 }
 
 
@@ -57,6 +59,24 @@ def parse(text: str, *, default: Kind | None = None) -> Ref:
     if match is None:
         raise _unreadable(text)
     return Ref(kind, match["name"], match["version"])
+
+
+def run_and_checkpoint(text: str) -> tuple[str, str]:
+    """Return what names a run and what names its checkpoint, which is empty where none is named.
+
+    Args:
+        text: `12`, `run:12@best`, or the directory of a run with or without `@best`; whether there is such a run is
+            not looked at.
+
+    Raises:
+        ConfigError: E251, what stands behind the `@` is no checkpoint.
+    """
+    named, at, checkpoint = text.rpartition("@")
+    if not at or "/" in checkpoint:  # none, or one in the path of a directory
+        return text, ""
+    if not named or re.fullmatch(_CHECKPOINT, checkpoint) is None:
+        raise _unreadable(text)
+    return named, checkpoint
 
 
 def dataset_dir(project: Project, text: str) -> Path:

@@ -1,4 +1,8 @@
-"""YAML with the line of every key, so that an error can say where."""
+"""YAML with the line of every key, so that an error can say where.
+
+A day stays the text that it is written as: where a date is wanted, it is wanted as text, whether quoted or not, and
+who reads it says what is wrong with it.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,30 @@ class Marked:
     lines: dict[str, int]
 
 
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What reading raises: beside YAML's own errors those of Python's numbers and dates, and too deep a nesting."""
+_DAY = "tag:yaml.org,2002:timestamp"
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data without dates."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != _DAY]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def load_value(text: str) -> Any:
+    """Read one value, such as that of an override; None where there is none.
+
+    Raises:
+        NOT_YAML: it is not YAML.
+    """
+    return yaml.load(text, _Loader)  # a safe loader, as load_marked's
+
+
 def load_marked(text: str, file: str) -> Marked:
     """Read one YAML document.
 
@@ -25,7 +53,7 @@ def load_marked(text: str, file: str) -> Marked:
         ConfigError: E204, not YAML; E205, a key given twice (YAML itself would silently keep the last).
     """
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         try:
             node = loader.get_single_node()
             lines: dict[str, int] = {}
@@ -34,7 +62,7 @@ def load_marked(text: str, file: str) -> Marked:
             value = loader.construct_document(node) if node is not None else {}
         finally:
             loader.dispose()
-    except yaml.YAMLError as error:
+    except NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(
             204,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +78,9 @@ def _of(file: Path) -> Iterator[Statement]:
 
 
 def _permission(stated: dict[str, Any]) -> Permission:
-    """Return what can be read of a permission: a day without quotes is YAML's date, and no key hides another."""
-    values = {name: str(value) if isinstance(value, date) else value for name, value in stated.items()}
+    """Return what can be read of a permission: no key hides another."""
     try:
-        return Permission.model_validate(values)
+        return Permission.model_validate(stated)
     except ValidationError as error:
         wrong = {str(part["loc"][0]) for part in error.errors()}
-        return Permission.model_validate({name: value for name, value in values.items() if name not in wrong})
+        return Permission.model_validate({name: value for name, value in stated.items() if name not in wrong})

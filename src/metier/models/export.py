@@ -110,15 +110,32 @@ def export(
 # ───────────────────────────────────────────────────────────────────────────── checks
 
 
+def form_of(written: str) -> Form:
+    """Return the form that a caller has written.
+
+    Raises:
+        ConfigError: E271, no such form.
+    """
+    forms: dict[str, Form] = {"hf": "hf", "peft": "peft"}
+    if written not in forms:
+        raise _no_such(f"form={written}")
+    return forms[written]
+
+
+def _no_such(received: str) -> ConfigError:
+    return ConfigError(
+        271,
+        "There is no such export",
+        received=received,
+        expected="form hf or peft; dtype auto, float32, bfloat16 or float16",
+        fix="metier models export RUN --form hf",
+    )
+
+
 def _dtype_name(policy: Any, form: str, dtype: str) -> str:
-    if form not in ("hf", "peft") or dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise ConfigError(
-            271,
-            "There is no such export",
-            received=f"form={form} dtype={dtype}",
-            expected="form hf or peft; dtype auto, float32, bfloat16 or float16",
-            fix="metier models export RUN --form hf",
-        )
+    form = form_of(form)
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise _no_such(f"dtype={dtype}")
     if form == "peft":
         return "float32"  # adapters are trained and kept in float32
     return str(policy.dtype).removeprefix("torch.") if dtype == "auto" else dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from metier.actions import execute as executing
 from metier.actions.evaluate import evaluate
 from metier.actions.execute import execute
 from metier.actions.train import create, remove, resume
+from metier.cli import app
 from metier.core.errors import ConfigError, PermissionDenied
 from metier.core.project import Project
 from metier.core.recipe import Recipe
@@ -57,6 +59,15 @@ def test_neither_resume_nor_fork_goes_by_the_runs_own_old_copy(project: Project,
     assert len(project.run_dirs()) == 1
     recipe(project)
     assert resume(project, "1", fork=True).number == 2
+
+
+def test_a_day_that_is_none_stops_the_source_it_stands_at_and_no_other_recipe(project: Project) -> None:
+    text = "name: other\ndata: {sources: [{path: other.jsonl, permission: {retention: 2027-02-30}}]}\n"
+    (project.root / "recipes" / "other.yaml").write_text(text)
+    assert create(recipe(project), project).number == 1
+    with pytest.raises(ConfigError, match="E267") as refused:
+        create(Recipe.parse(text, file="other.yaml"), project)
+    assert (refused.value.place, refused.value.received) == ("other.yaml:2", "2027-02-30")
 
 
 def test_a_renewed_consent_lets_a_run_go_on(project: Project, run: Run) -> None:
@@ -126,3 +137,18 @@ def test_a_run_stays_while_a_model_of_it_is_there(project: Project, run: Run) ->
     remove(project, str(child.number))
     remove(project, "1")
     assert project.run_dirs() == []
+
+
+def test_a_copy_of_a_run_is_never_taken_for_the_run_itself(
+    project: Project, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = project.root / "backup" / run.dir.name
+    shutil.copytree(run.dir, copy)
+    with pytest.raises(ConfigError, match="E299") as refused:
+        remove(project, str(copy))
+    assert refused.value.place == str(copy) and run.dir.exists() and copy.exists()
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["runs", "rm", str(copy), "--yes"]) == 2
+    assert "E299" in capsys.readouterr().err and run.dir.exists()
+    assert app.run(["runs", "rm", str(run.dir), "--yes"]) == 0, "by its directory from anywhere"
+    assert not run.dir.exists() and copy.exists()

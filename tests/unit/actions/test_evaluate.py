@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import metier
 from contract.test_methods import parts
 from metier.actions import compose, evaluate, models, train
 from metier.actions.compose import Parts
@@ -272,6 +273,36 @@ def test_only_the_chosen_checkpoint_on_the_held_out_rows_is_the_report_of_the_ru
 ) -> None:
     write_json(tmp_path / "best.json", {"checkpoint": "step-000004"})
     assert evaluate.folder_of(Run(tmp_path), split=split, step=step, rows=rows) == tmp_path / place
+
+
+def test_one_text_is_one_input_and_an_unknown_form_is_no_export(
+    trained: tuple[Parts, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run = trained
+    one = metier.predict(run, ["my card"])
+    assert metier.predict(run, "my card") == metier.predict(run, {"text": "my card"}) == one
+    monkeypatch.setattr(models, "loaded", lambda *_: pytest.fail("the weights are loaded"))
+    for form in ("gguf", "run", ""):
+        with pytest.raises(ConfigError, match="E271"):
+            metier.export(run, tmp_path / "out", form=form)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_with_the_longest_name_and_a_copy_elsewhere_are_used_through_the_package(
+    trained: tuple[Parts, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, run = trained
+    longest = Run(run.dir.with_name("0009-7f3a-classify-" + "x" * 64))
+    copy = Run(made.project.root / "kept" / run.dir.name)
+    for other in (longest, copy):
+        shutil.copytree(run.dir, other.dir)
+        shutil.rmtree(other.checkpoints_dir / "step-000002")  # only step 4 is left: nobody answers for it with another
+        write_json(other.dir / "best.json", {"checkpoint": "step-000004"})
+        assert len(metier.predict(other, ["my card", "the rate"])) == 2
+        assert metier.predict(f"{other.dir}@step-4", ["my card"]) == metier.predict(other, ["my card"])
+        with pytest.raises(ConfigError, match="E235"):
+            metier.predict(f"{other.dir}@step-2", ["my card"])
+    shutil.rmtree(longest.dir)
 
 
 def test_targets_that_were_moved_after_the_start_are_refused(trained: tuple[Parts, Run]) -> None:

@@ -148,8 +148,11 @@ def test_a_task_head_takes_its_columns_from_the_prompt() -> None:
     given: Any = SimpleNamespace(policy=policy, encoder=policy.encoder, method=method, dataset=dataset)
     question = Question.of(given)
     row = question.fields({"title": "bank", "text": "my card was stolen"})
-    (answer,) = models._labels(given, [row])
+    (answer,) = models._labels(given, [row], ["rows.jsonl:3"])
     assert set(answer["probabilities"]) == set(LABELS)
+    with pytest.raises(DataError, match="E363") as refused:
+        models._labels(given, [{"title": "bank"}], ["rows.jsonl:3"])
+    assert refused.value.place == "rows.jsonl:3"
     with pytest.raises(DataError, match="E363"):
         question.fields("my card was stolen")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -329,6 +330,73 @@ def test_doctor_says_what_is_there(project: Project, capsys: Out) -> None:
     assert found["torch"]["level"] == "ok"
     assert found["project"]["text"].startswith("p in ")
     assert code == (4 if any(f["level"] == "missing" for f in found.values()) else 0)
+
+
+def test_doctor_looks_on_where_the_own_folders_cannot_be_made(
+    project: Project, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METIER_STATE_DIR", str(project.file))
+    assert app.run(["doctor", "--json"]) == 4
+    found = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
+    assert found["own folders"]["level"] == found["compute slot"]["level"] == "missing"
+    assert found["project"]["text"].startswith("p in ")
+
+
+@pytest.mark.parametrize("argv", [["predict"], ["chat"], ["runs", "show"]])
+def test_a_text_where_a_run_belongs(project: Project, capsys: Out, argv: list[str]) -> None:
+    assert app.run([*argv, "Please move my appointment. " * 30]) == 2
+    assert capsys.readouterr().err.startswith("E232 There is no run `Please move my")
+
+
+def answered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """What the model is asked, with the places; it says each input again."""
+    from metier.actions import models
+
+    asked: list[tuple[str, Any]] = []
+
+    def predict(_: Project, ref: str, inputs: list[Any], *, places: list[str], **more: Any) -> list[dict[str, Any]]:
+        asked.extend(zip(places, inputs, strict=bool(places)))
+        return [{"output": given if isinstance(given, str) else given["text"]} for given in inputs]
+
+    monkeypatch.setattr(models, "predict", predict)
+    return asked
+
+
+def test_an_input_is_a_line_and_nothing_else_ends_it(
+    project: Project, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(project, "done")
+    asked = answered(monkeypatch)
+    lines = ["a\x0cb", "", "c\u2028d \x85\x1ce", "   ", "f", ""]
+    for ending in ("\n", "\r\n"):
+        (project.root / "in.txt").write_bytes(ending.join(lines).encode())
+        assert app.run(["predict", "1", "--file", "in.txt"]) == 0
+        given = [("in.txt:1", lines[0]), ("in.txt:3", lines[2]), ("in.txt:5", "f")]
+        assert asked == given, ending
+        out = capsys.readouterr().out
+        assert [bool(line) for line in out.split("\n")] == [True, False, True, False, True, False], "line by line"
+        asked.clear()
+    assert app.run(["predict", "1", "--file", "in.txt", "--json"]) == 0
+    assert [a["line"] for a in json.loads(capsys.readouterr().out)] == [1, 3, 5]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\nx\u2029y\n"))
+    asked.clear()
+    assert app.run(["predict", "1"]) == 0
+    assert asked == [("stdin:2", "x\u2029y")] and capsys.readouterr().out.startswith("\n")
+    asked.clear()
+    assert app.run(["predict", "1", "a\nb", "c", "--json"]) == 0
+    assert asked == [] and json.loads(capsys.readouterr().out) == [{"output": "a\nb"}, {"output": "c"}]
+
+
+def test_rows_of_jsonl_are_named_by_their_line(project: Project, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(project, "done")
+    asked = answered(monkeypatch)
+    (project.root / "in.jsonl").write_text('{"text": "a\u2028b"}\n\n{"text": "c"}\n', encoding="utf-8")
+    assert app.run(["predict", "1", "--file", "in.jsonl"]) == 0
+    assert asked == [("in.jsonl:1", {"text": "a\u2028b"}), ("in.jsonl:3", {"text": "c"})]
+    capsys.readouterr()
+    (project.root / "in.jsonl").write_text('{"text": "a"}\n\n\n[]\n')
+    assert app.run(["predict", "1", "--file", "in.jsonl"]) == 3
+    assert capsys.readouterr().err.startswith("E381 The line is not a JSON object  in.jsonl:4")
 
 
 def test_a_machine_that_is_not_ready_is_still_one_json_document(

@@ -63,3 +63,16 @@ def test_a_run_by_its_directory_from_anywhere(
     monkeypatch.chdir(tmp_path)
     owner, found = locate.run(str(run.dir))
     assert (owner.root, found.number) == (project.root, 1)
+
+
+def test_a_policy_is_known_by_the_directory_of_its_run(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create(project.new_run_dir("classify", "x" * 64))
+    number, home = locate.policy("1@step-20"), locate.policy("last")
+    monkeypatch.chdir(tmp_path)
+    by_path = locate.policy(f"p/runs/{run.dir.name}@step-20")
+    for owner, found, _ in (number, home, by_path):
+        assert (owner.root, found.dir) == (project.root, run.dir)
+    assert number[2] == by_path[2] == f"{run.dir}@step-20"
+    assert home[2] == str(run.dir)

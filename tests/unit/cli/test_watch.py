@@ -126,6 +126,18 @@ def test_a_second_ctrl_c_stops_at_once(run: Run) -> None:
     assert (run.status()["state"], run.status()["reason"]) == ("stopped", "killed")
 
 
+def test_a_sigterm_that_comes_twice_is_one_request(run: Run) -> None:
+    process = foreground(run, "stubborn")
+    until_running(run)
+    process.terminate()
+    time.sleep(0.3)
+    process.terminate()  # `timeout` and batch systems ask the process and then its group
+    time.sleep(0.3)
+    assert run.held()
+    process.send_signal(signal.SIGINT)
+    assert ends(process)[0] == 130
+
+
 def test_a_closed_terminal_leaves_the_worker_at_work(run: Run) -> None:
     process = foreground(run, "work")
     until_running(run)

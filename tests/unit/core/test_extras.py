@@ -50,6 +50,15 @@ def test_extras_come_from_the_packages_own_metadata() -> None:
     assert installed("no-such-package-at-all") is None
 
 
+@pytest.mark.parametrize("place", ["file", "file/below", "~no-such-user/metier"])
+def test_own_folders_that_cannot_be_made(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("METIER_STATE_DIR", place if place.startswith("~") else str(tmp_path / place))
+    with pytest.raises(MachineError, match="E421") as refused:
+        user_dir("state")
+    assert "METIER_STATE_DIR" in refused.value.fix
+
+
 def test_own_folders_follow_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METIER_STATE_DIR", str(tmp_path / "a"))
     assert user_dir("state") == tmp_path / "a"

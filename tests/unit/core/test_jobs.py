@@ -177,6 +177,13 @@ def test_one_run_computes_and_the_other_says_for_whom_it_waits(tmp_path: Path, s
     assert jobs.slot_holder() is None
 
 
+def test_a_run_that_was_stopped_while_it_waited_is_no_longer_queued_once_it_computes(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    run.update(phase="queued")
+    with jobs.compute_slot(run):
+        assert run.status()["phase"] is None
+
+
 def test_an_exception_ends_the_wait_for_the_slot(tmp_path: Path) -> None:
     first, second = make(tmp_path, 1), make(tmp_path, 2)
     timer = threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGUSR1])

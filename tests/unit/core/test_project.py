@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metier.core import refs
+from metier.core import locate, refs
 from metier.core.errors import ConfigError, MachineError
 from metier.core.project import (
     Project,
@@ -138,10 +138,30 @@ def test_a_run_is_found_by_number_name_path_and_last(project: Project) -> None:
     assert project.run_dir(str(first)) == first
 
 
-@pytest.mark.parametrize("ref", ["3", "last", "nothing", "", "../x"])
+@pytest.mark.parametrize("ref", ["3", "last", "nothing", "", "../x", "a long text " * 400, "a\0b"])
 def test_no_such_run(project: Project, ref: str) -> None:
     with pytest.raises(ConfigError, match="E232"):
         project.run_dir(ref)
+
+
+def test_a_copy_with_a_name_of_its_own_is_no_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.create(project.new_run_dir("sft", "x"))
+    copy = run.dir.rename(run.dir.with_name("before-change"))
+    monkeypatch.chdir(project.root)
+    for ref in ("before-change", "runs/before-change", str(copy), Run(copy)):
+        with pytest.raises(ConfigError, match="E232") as refused:
+            locate.run(ref)
+    assert refused.value.received == "before-change, a directory without a number"
+    with pytest.raises(ConfigError, match="E232"):
+        locate.run("a long text " * 400)
+
+
+@pytest.mark.parametrize("place", ["rows.csv", "rows.csv/below"])
+def test_a_project_where_no_folder_can_be(place: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n")
+    with pytest.raises(ConfigError, match="E298") as refused:
+        Project.create(tmp_path / place, "p")
+    assert refused.value.place == str(tmp_path / place) and "--data" in refused.value.fix
 
 
 # ───────────────────────────────────────────────────────────────────────────── files

@@ -155,6 +155,74 @@ def test_an_override_of_an_unknown_key_is_an_error(override: str) -> None:
     assert fails(TEXT, override).code == "E201"
 
 
+SHARED = """\
+name: x
+data:
+  sources:
+    - {path: a.csv, permission: &p {license: MIT, purpose: [training]}}
+    - {path: b.csv, permission: *p}
+"""
+
+
+def test_an_override_changes_what_it_names_and_nothing_that_shares_an_anchor_with_it() -> None:
+    changed = Recipe.parse(SHARED, overrides=["data.sources.0.permission.license=GPL-3.0-only"])
+    listed = Recipe.parse(SHARED, overrides=["data.sources.1.permission.purpose.0=evaluation"])
+    assert [s.permission and s.permission.license for s in changed.data.sources] == ["GPL-3.0-only", "MIT"]
+    assert [s.permission and s.permission.purpose for s in listed.data.sources] == [("training",), ("evaluation",)]
+
+
+def test_what_follows_the_name_of_a_mapping_is_one_key() -> None:
+    text = "name: x\nobjective: {targets: {gain_over_base.accuracy: '>= 0.5'}}\ndata: {sources: [{path: a}]}\n"
+    overrides = ["objective.targets.gain_over_base.accuracy=>= 0.02", "objective.targets.f1='> 0.3'"]
+    recipe = Recipe.parse(text, file="r.yaml", overrides=[*overrides, "data.sources.0.map.text=body.en"])
+    assert recipe.objective.targets == {"gain_over_base.accuracy": ">= 0.02", "f1": "> 0.3"}
+    assert recipe.data.sources[0].map == {"text": "body.en"}
+    assert recipe.place("objective.targets.gain_over_base.accuracy") == "r.yaml", "no longer as the file says"
+    assert recipe.with_values({"objective.targets.gain_over_base.ece": "< 0"}).objective.targets.keys() == {
+        "gain_over_base.accuracy",
+        "f1",
+        "gain_over_base.ece",
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "user"),
+    [
+        ("{text}", "{text}"),
+        ("Summarize: {text}", "Summarize: {text}"),
+        ("{text} Topic:", "{text} Topic:"),
+        ("[{text}] # 1", "[{text}] # 1"),
+        ("Summarize:\n\n{text}", "Summarize:\n\n{text}"),
+        ('"Summarize:\\n{text} "', "Summarize:\n{text} "),
+        ("'{text}'", "{text}"),
+        ("'{text}' in short", "'{text}' in short"),
+        ("", None),
+        ("null", None),
+        ("# {text}", "# {text}"),
+        ("'null'", "null"),
+    ],
+)
+def test_where_a_key_is_text_an_override_is_taken_as_it_is(written: str, user: str | None) -> None:
+    assert Recipe.parse("name: x", overrides=[f"data.prompt.user={written}"]).data.prompt.user == user
+
+
+def test_a_text_that_looks_like_a_number_or_nothing_is_text() -> None:
+    recipe = Recipe.parse("name: x", overrides=["name=2027", "model.revision=12e4567", "objective.description="])
+    assert (recipe.name, recipe.model.revision, recipe.objective.description) == ("2027", "12e4567", "")
+
+
+@pytest.mark.parametrize("day", ["2027-12-31", "'2027-12-31'", "2027-02-30"])
+def test_a_day_is_text_in_the_file_and_in_an_override(day: str) -> None:
+    text = f"name: x\ndata:\n  sources: [{{path: a, permission: {{retention: {day}}}}}]\n"
+    for recipe in (
+        Recipe.parse(text),
+        Recipe.parse("name: x\ndata: {sources: [{path: a}]}", overrides=[f"data.sources.0.permission.retention={day}"]),
+    ):
+        permission = recipe.data.sources[0].permission
+        assert permission is not None and permission.retention == day.strip("'")
+        assert Recipe.parse(recipe.to_yaml()).to_data() == recipe.to_data()
+
+
 def test_what_is_written_back_reads_the_same() -> None:
     recipe = Recipe.parse(TEXT)
     again = Recipe.parse(recipe.to_yaml())

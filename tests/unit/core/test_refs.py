@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from metier.core import refs
 from metier.core.errors import ConfigError
 from metier.core.project import Project, write_json
-from metier.core.refs import Ref, parse
+from metier.core.refs import Ref, parse, run_and_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ from metier.core.refs import Ref, parse
         ("run:12@best", Ref("run", "12", "best")),
         ("run:last", Ref("run", "last")),
         ("run:0012-7f3a-sft-x@step-200", Ref("run", "0012-7f3a-sft-x", "step-200")),
+        (f"run:0012-7f3a-classify-{'a' * 64}", Ref("run", f"0012-7f3a-classify-{'a' * 64}")),
     ],
 )
 def test_the_grammar(text: str, ref: Ref) -> None:
@@ -39,6 +40,31 @@ def test_a_default_kind_makes_the_prefix_unneeded() -> None:
 def test_what_is_no_reference(text: str) -> None:
     with pytest.raises(ConfigError, match="E251"):
         parse(text)
+
+
+LONG = "0012-7f3a-classify-" + "a" * 64  # a recipe's name may be that long
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("12", ("12", "")),
+        ("run:12@best", ("run:12", "best")),
+        ("last@step-200", ("last", "step-200")),
+        (LONG, (LONG, "")),
+        (f"runs/{LONG}@last", (f"runs/{LONG}", "last")),
+        ("/home/ann@work/runs/0001-aaaa-sft-x", ("/home/ann@work/runs/0001-aaaa-sft-x", "")),
+        ("/home/ann@work/runs/0001-aaaa-sft-x@step-000200", ("/home/ann@work/runs/0001-aaaa-sft-x", "step-000200")),
+    ],
+)
+def test_a_run_and_its_checkpoint(text: str, parts: tuple[str, str]) -> None:
+    assert run_and_checkpoint(text) == parts
+
+
+@pytest.mark.parametrize("text", ["12@", "12@v2", "12@step-x", "@best", "12@3"])
+def test_what_is_no_checkpoint(text: str) -> None:
+    with pytest.raises(ConfigError, match="E251"):
+        run_and_checkpoint(text)
 
 
 @given(st.text(max_size=30))
