@@ -232,7 +232,7 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
         tested_rows=tested,
         written_rows=min(tested, recipe.evaluation.max_examples or tested) if _writes(parts) else 0,
         max_new_tokens=recipe.evaluation.max_new_tokens,
-        disk_bytes=disk_bytes(recipe, estimate) + trunk.num_bytes,
+        disk_bytes=disk_bytes(parts, estimate, recipe.training.save_total_limit) + trunk.num_bytes,
         disk_free_bytes=shutil.disk_usage(parts.project.root).free,
         measured=measure,
         choices={**parts.choices, **({"trunk": trunk.reason} if trunk.reason else {})},
@@ -240,7 +240,7 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
         ladder=[],
     )
     if not made.fits_disk:
-        made.ladder += disk_ladder(recipe, estimate, trunk.num_bytes)
+        made.ladder += disk_ladder(parts, estimate, trunk.num_bytes)
     if not made.fits_memory:
         made.ladder += memory_ladder(parts, estimate.peak, made.memory_available_bytes, kept=trunk.trunk is not None)
     return made

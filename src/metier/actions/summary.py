@@ -67,7 +67,7 @@ def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
             "seconds": train_seconds + sum(float(e["seconds"]) for e in trunks),
             **({"validation_seconds": sum(float(e.get("seconds", 0.0)) for e in evaluations)} if evaluations else {}),
             "memory_bytes": float(peak),
-            "disk_bytes": float(disk_bytes(run) + max((int(e["num_bytes"]) for e in trunks), default=0)),
+            "disk_bytes": float(disk_bytes(run.dir) + max((int(e["num_bytes"]) for e in trunks), default=0)),
         },
         # Those of the training: a finished run may be measured on another machine.
         choices=read_json(environment)["choices"] if environment.exists() else parts.choices,
@@ -98,9 +98,9 @@ def data_summary(parts: Parts, split: Split = "test") -> DataSummary:
     )
 
 
-def disk_bytes(run: Run) -> int:
-    """Return the size of a run's directory."""
-    return sum(p.stat().st_size for p in run.dir.rglob("*") if p.is_file())
+def disk_bytes(folder: Path) -> int:
+    """Return the size of the files in a folder and below; 0 where there is none."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
 def _history(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

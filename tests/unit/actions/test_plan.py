@@ -186,6 +186,16 @@ def test_a_full_disk_is_told_with_what_would_be_written_instead(
     assert found.to_text().splitlines()[-1].startswith("does not fit training.save_total_limit=1 → ")
 
 
+def test_the_disk_is_for_the_checkpoints_that_the_run_can_write(project: Project) -> None:
+    one = {"num_train_epochs": 1, "batch_size": 16, "save_total_limit": 4}
+    few = replace(parts_of(project, "sft", **one), every_steps=2, save_steps=3)
+    assert few.plan.steps == 3, "saved after 2 and 3"
+    found = plans.plan_parts(few)
+    assert found.disk_bytes == 12 * found.trainable_parameters * 2
+    muon = plans.plan_parts(replace(parts_of(project, "sft", optimizer="muon", **one), every_steps=2, save_steps=3))
+    assert muon.disk_bytes == (4 * muon.trainable_parameters + muon.memory_parts["optimizer"]) * 2 < found.disk_bytes
+
+
 def live(found: plans.Plan) -> int:
     return found.memory_bytes - found.memory_parts["allocator"]
 
