@@ -72,7 +72,8 @@ def preview(
 
     show = Show(json)
     found = locate.recipe(words)
-    result = preview_rows(found.recipe, found.project, rows=rows, tokens=tokens, progress=counting(show.say))
+    with counting(show.say) as progress:
+        result = preview_rows(found.recipe, found.project, rows=rows, tokens=tokens, progress=progress)
     show.result(result, result.to_text(color=colored(sys.stdout)))
 
 

@@ -46,7 +46,8 @@ def evaluate(
 
     show = Show(json)
     project, run = locate.run(ref.partition("@")[0])
-    report = actions.evaluate(project, ref, split=split.value, progress=counting(show.say))
+    with counting(show.say) as progress:
+        report = actions.evaluate(project, ref, split=split.value, progress=progress)
     show.result(report, _text(report))
     folder = actions.folder_of(run, split=report.split, step=report.training.best_step, rows=report.data.rows)
     show.say(f"report: {project.shown(folder / 'report.html')}")

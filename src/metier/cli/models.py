@@ -72,16 +72,17 @@ def predict(
     show = Show(json)
     project, _ = locate.run(ref.partition("@")[0])
     inputs = _inputs(texts, file)
-    answers = actions.predict(
-        project,
-        ref,
-        inputs,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        progress=counting(show.say),
-    )
+    with counting(show.say) as progress:
+        answers = actions.predict(
+            project,
+            ref,
+            inputs,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            progress=progress,
+        )
     if num_cut := sum(bool(answer.get("cut_tokens")) for answer in answers):
         show.say(f"{num_cut:,} of {len(answers):,} inputs are too long: the model has read them in part")
     show.result(answers, "\n".join(visible(str(a.get("output", ""))).replace("\n", "\\n") for a in answers))
@@ -106,7 +107,8 @@ def chat(
 
     show = Show(json)
     project, run = locate.run(ref.partition("@")[0])
-    session = actions.chat(project, ref, temperature=temperature, top_p=top_p, seed=seed, progress=counting(show.say))
+    with counting(show.say) as progress:
+        session = actions.chat(project, ref, temperature=temperature, top_p=top_p, seed=seed, progress=progress)
     for line in _opening(run.number, session.question):
         show.say(line)
     while asked := _asked(session.question.columns):
@@ -144,7 +146,8 @@ def export(
         raise ConfigError(
             255, "The directory to export to is not empty", place=str(folder), fix="metier models export --to DIRECTORY"
         )
-    written = actions.export(project, ref, folder, form=form.value, progress=counting(show.say))
+    with counting(show.say) as progress:
+        written = actions.export(project, ref, folder, form=form.value, progress=progress)
     show.result({"path": str(folder), **written}, f"{project.shown(folder)}\n{pairs(_readable(written))}")
 
 

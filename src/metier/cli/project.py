@@ -113,7 +113,9 @@ def demo(
     recipe = Recipe.read(path)
     show.say(f"{style('1', 'bold')} project  {project.shown(project.root)}   recipe {project.shown(path)}")
     show.say(f"{style('2', 'bold')} plan")
-    show.say(plan_actions.plan(recipe, project, progress=counting(show.say)).to_text())
+    with counting(show.say) as progress:
+        planned = plan_actions.plan(recipe, project, progress=progress)
+    show.say(planned.to_text())
     run = train_actions.create(recipe, project, path.read_text(encoding="utf-8"))
     show.say(f"{style('3', 'bold')} run {run.number}  {project.shown(run.dir)}   (Ctrl+C saves and stops)")
     train_actions.start(run)

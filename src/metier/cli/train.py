@@ -27,7 +27,8 @@ def plan(
 
     show = Show(json)
     found = locate.recipe(words)
-    result = make_plan(found.recipe, found.project, measure=measure, progress=counting(show.say))
+    with counting(show.say) as progress:
+        result = make_plan(found.recipe, found.project, measure=measure, progress=progress)
     show.result(result, result.to_text())
     show.next(" ".join(["metier train", *(words or [])]))
 

@@ -99,8 +99,8 @@ def _feed(run: Run, shown: Printer, offset: int) -> None:
     silence = Silence()
     for event in jobs.watch(run, offset=offset):
         if event is not None:
-            silence.event()
-            shown.feed(event)
+            if shown.feed(event):
+                silence.event()
             continue
         quiet = silence.due()
         if quiet is not None:

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from metier.cli import watch
+from metier.cli.progress import Lines, Silence
 from metier.core import jobs
 from metier.core.project import Project
 from metier.core.run import Run
@@ -54,6 +57,8 @@ import sys, typer
 from pathlib import Path
 from metier.cli import app, watch
 from metier.cli.show import Show
+from metier.cli import watch
+from metier.cli.progress import Lines, Silence
 from metier.core import jobs
 from metier.core.project import Project
 from metier.core.run import Run
@@ -181,3 +186,25 @@ def test_a_worker_killed_by_the_system_says_so(run: Run) -> None:
     assert code == 4
     assert "E454" in err
     assert "metier runs resume 1" in err
+
+
+def test_events_that_show_nothing_do_not_break_the_silence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = [0.0]
+    monkeypatch.setattr(watch, "Silence", lambda: Silence(60, now=lambda: moment[0]))
+
+    def events(run: Run, offset: int) -> Iterator[dict[str, Any] | None]:
+        for second in range(0, 150):
+            moment[0] = second
+            if second in (0, 100):
+                yield {"time": "2026-01-01T00:00:00Z", "kind": "phase", "name": "train", "text": "steps"}
+            yield {"time": "2026-01-01T00:00:00Z", "kind": "something-new"}
+            yield None
+
+    monkeypatch.setattr(jobs, "watch", events)
+    written: list[str] = []
+    watch._feed(run, Lines(written.append), 0)
+    assert [line.split("  ")[-1] for line in written] == [
+        "train: steps",
+        "1 min 00 s without news, still at train: steps",
+        "train: steps",
+    ]
