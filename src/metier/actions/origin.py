@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,12 @@ def carry_over(
     slug = re.sub(r"[^a-z0-9._-]+", "-", (name or file.stem).lower()).strip("-._")[:64] or "specialist"
     path = project.root / "recipes" / f"{slug}.yaml"
     if path.exists():
+        again = ["metier", "init", project.shown(project.root), "--from", tool, str(file), "--name", "OTHER"]
         raise ConfigError(
-            264, "There is such a recipe already", place=project.shown(path), fix="metier init --name OTHER"
+            264,
+            "There is such a recipe already",
+            place=project.shown(path),
+            fix=shlex.join(again),
         )
     if model:
         found.values["model.name_or_path"] = model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -50,8 +51,12 @@ def first_recipe(
     slug = re.sub(r"[^a-z0-9._-]+", "-", (name or data.stem).lower()).strip("-._")[:64] or "specialist"
     path = project.root / "recipes" / f"{slug}.yaml"
     if path.exists():
+        again = ["metier", "init", project.shown(project.root), "--data", project.shown(data), "--name", "OTHER"]
         raise ConfigError(
-            264, "There is such a recipe already", place=project.shown(path), fix="metier init --name OTHER"
+            264,
+            "There is such a recipe already",
+            place=project.shown(path),
+            fix=shlex.join(again),
         )
     chosen = task or TASK_OF.get(found.kind, "chat")
     source = str(data.relative_to(project.root)) if data.is_relative_to(project.root) else str(data)

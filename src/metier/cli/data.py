@@ -54,7 +54,7 @@ def add(
     entry |= {"permission": stated} if stated else {}
     line = actions.add_source(found.path, entry, found.project)
     show.result({"recipe": str(found.path), "line": line, "source": entry}, f"{found.project.shown(found.path)}:{line}")
-    show.next(f"metier data preview {found.project.shown(found.path)}")
+    show.next(f"metier data preview {shlex.quote(found.project.shown(found.path))}")
 
 
 @app.command()
@@ -143,7 +143,7 @@ def prepare(words: Words = None, json: Json = False) -> None:
         }
     )
     show.result(value, text)
-    show.next(f"metier data card {dataset.ref}", " ".join(["metier plan", *(words or [])]))
+    show.next(f"metier data card {dataset.ref}", shlex.join(["metier", "plan", *(words or [])]))
 
 
 @app.command()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from metier.cli.show import Show, colored, duration, figure, size
+from metier.cli.show import Show, colored, duration, figure, size, typed
 
 SILENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
@@ -59,7 +59,7 @@ class State:
             total = event.get("total")
             self.work = (str(event["what"]), int(event.get("done", 0)), None if total is None else int(total))
         elif kind == "note":
-            self.note = str(event.get("text", ""))
+            self.note = typed(str(event.get("text", "")))
 
     @property
     def doing(self) -> str:
@@ -130,7 +130,7 @@ class Lines:
         if kind == "plan":
             return planned(event)
         if kind == "note":
-            return str(event.get("text", ""))
+            return typed(str(event.get("text", "")))
         if kind == "done":
             return f"done: {event.get('sentence', '')}"
         if kind == "error":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from metier.cli import watch
+from metier.cli import locate, watch
 from metier.cli.flags import Json
 from metier.cli.progress import counting
 from metier.cli.show import Show, style
@@ -17,6 +17,9 @@ from metier.core.errors import ConfigError, MachineError
 
 if TYPE_CHECKING:
     from metier.core.project import Project
+
+_FIRST = ("data preview", "plan", "train")
+"""What is done with a first recipe."""
 
 
 def init(
@@ -65,13 +68,14 @@ def init(
         return
     if data is None:
         show.result(value, project.shown(project.root))
-        show.next("metier init --data FILE", "metier demo")
+        place = f"{shlex.quote(shown)} " if (shown := project.shown(project.root)) != "." else ""
+        show.next(f"metier init {place}--data FILE", "metier demo")
         return
     first = actions.first_recipe(project, data.resolve(), name=name, task=task, model=model or "metier/nano")
     show.say(f"format {first.format}: {first.reason}")
     shown = project.shown(first.path)
     show.result({**value, "recipe": str(first.path), "format": first.format, "task": first.task}, shown)
-    show.next(f"metier data preview {shown}", f"metier plan {shown}", f"metier train {shown}")
+    show.next(*(f"metier {verb} {shlex.quote(shown)}" for verb in _FIRST))
 
 
 def _carry_over(
@@ -90,7 +94,7 @@ def _carry_over(
         show.say(f"not carried over: {key}: {why}")
     shown = project.shown(made.path)
     show.result({**value, "recipe": str(made.path), "from": made.tool, "left": made.left}, shown)
-    show.next(f"metier data preview {shown}", f"metier plan {shown}", f"metier train {shown}")
+    show.next(*(f"metier {verb} {shlex.quote(shown)}" for verb in _FIRST))
 
 
 def demo(
@@ -110,6 +114,7 @@ def demo(
 
     show = Show(json)
     project, path = demo_actions.create(folder.resolve())
+    locate.about(project)
     recipe = Recipe.read(path)
     show.say(f"{style('1', 'bold')} project  {project.shown(project.root)}   recipe {project.shown(path)}")
     show.say(f"{style('2', 'bold')} plan")
@@ -120,7 +125,7 @@ def demo(
     show.say(f"{style('3', 'bold')} run {run.number}  {project.shown(run.dir)}   (Ctrl+C saves and stops)")
     train_actions.start(run)
     watch.foreground(run, show, then=False)
-    place = shlex.quote(project.shown(project.root))
+    place = shlex.quote(str(project.root))  # whole: the first of these leads into the folder
     show.next(
         f"cd {place} && metier report last --open",
         f"cd {place} && metier predict last 'Can I move my appointment to Friday?'",

@@ -9,7 +9,7 @@ import typer
 
 from metier.cli import locate, watch
 from metier.cli.flags import Json, Overrides, RunRef
-from metier.cli.show import Show, duration, pairs, table
+from metier.cli.show import Show, duration, pairs, table, typed
 from metier.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def show_run(ref: RunRef = "last", json: Json = False) -> None:
             "folder": project.shown(run.dir),
             "report": project.shown(run.dir / "report.html") if (run.dir / "report.html").exists() else "",
             "erased": " ".join(erase_runs.warnings(status)),
-            "resume": status.get("resume") if value["state"] in ("stopped", "failed") and not value["erased"] else "",
+            "resume": typed(str(status.get("resume") or ""))
+            if value["state"] in ("stopped", "failed") and not value["erased"]
+            else "",
         }
     )
     show.result(value, text)

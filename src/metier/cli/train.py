@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -30,7 +31,7 @@ def plan(
     with counting(show.say) as progress:
         result = make_plan(found.recipe, found.project, measure=measure, progress=progress)
     show.result(result, result.to_text())
-    show.next(" ".join(["metier train", *(words or [])]))
+    show.next(shlex.join(["metier", "train", *(words or [])]))
 
 
 def train(

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from metier import __version__
-from metier.cli import app, doctor
+from metier.cli import app, doctor, watch
+from metier.cli.show import Show
 from metier.core import audit
 from metier.core.errors import Bug, GateError, MachineError
 from metier.core.project import Project, write_json
@@ -240,6 +242,75 @@ def test_stopping_what_does_not_run(project: Project, capsys: Out) -> None:
     make_run(project, "stopped")
     assert app.run(["runs", "stop", "1"]) == 2
     assert capsys.readouterr().err.startswith("E253")
+
+
+def printed(err: str, mark: str) -> list[str]:
+    """The commands that stand behind a mark, as a reader would copy them."""
+    return [line.partition(mark)[2] for line in err.splitlines() if mark in line]
+
+
+def as_typed(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["no project around", "another project around"])
+def test_commands_that_are_printed_for_a_project_elsewhere_run_as_printed(
+    project: Project, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    run = make_run(project, "stopped", reason="SIGTERM", resume="metier runs resume 1")
+    run.event("note", code="stopped", text="stopped on request; continue with: metier runs resume 1")
+    here = tmp_path / "my desk"
+    here.mkdir()
+    if inside:
+        make_run(Project.create(here, "other"), "done")
+    monkeypatch.chdir(here)
+    there = f"cd {project.root} && "
+    assert app.run(["runs", "stop", str(run.dir)]) == 2
+    (command,) = printed(capsys.readouterr().err, "next: ")
+    assert command.startswith(there)
+    assert "stopped" in as_typed(command, here).stdout, "run 1 of that project, not of the one around"
+    assert app.run(["runs", "show", str(run.dir)]) == 0
+    assert f"{there}" in printed(capsys.readouterr().out, "resume ")[0]
+    assert app.run(["runs", "logs", str(run.dir)]) == 0
+    assert printed(capsys.readouterr().out, "continue with: ")[0].startswith(there)
+    with pytest.raises(typer.Exit):
+        watch.outcome(run, Show())
+    assert printed(capsys.readouterr().err, "Continue with:  ")[0].startswith(there)
+    monkeypatch.chdir(run.dir)
+    assert app.run(["runs", "stop", str(run.dir)]) == 2
+    assert "cd " not in capsys.readouterr().err
+
+
+def test_the_commands_after_init_are_quoted_and_name_the_folder(
+    tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["init", "my desk", "--name", "x"]) == 0
+    assert printed(capsys.readouterr().err, "next  ")[0].endswith("init 'my desk' --data FILE")
+    Path("my rows.csv").write_text("text,label\n" + "".join(f"text number {n},{n % 2}\n" for n in range(40)))
+    assert app.run(["init", "my desk", "--data", "my rows.csv"]) == 0
+    command = printed(capsys.readouterr().err, "next  ")[0]
+    assert command.endswith("data preview 'my desk/recipes/my-rows.yaml'")
+    assert as_typed(command, tmp_path).returncode == 0
+    assert app.run(["init", "my desk", "--data", "my rows.csv"]) == 2
+    (again,) = printed(capsys.readouterr().err, "next: ")
+    assert as_typed(again, tmp_path).returncode == 0
+    assert (tmp_path / "my desk" / "recipes" / "other.yaml").is_file()
+    monkeypatch.chdir("my desk")
+    assert app.run(["init", "--name", "x"]) == 0
+    assert printed(capsys.readouterr().err, "next  ")[0].endswith("init --data FILE")
+    for recipe in Path("recipes").glob("*.yaml"):
+        recipe.unlink()
+    monkeypatch.chdir("data")
+    assert app.run(["plan"]) == 2
+    assert printed(capsys.readouterr().err, "next: ")[0].endswith(f"init '{tmp_path}/my desk' --data FILE")
+    settings = Path("theirs.yaml")
+    settings.write_text("base_model: metier/nano\ndatasets: [{path: rows.jsonl, type: chat_template}]\n")
+    (tmp_path / "my desk" / "recipes" / "theirs.yaml").touch()
+    assert app.run(["init", "..", "--from", "axolotl", "theirs.yaml"]) == 2
+    place = f"'{tmp_path}/my desk'"
+    said = printed(capsys.readouterr().err, "next: ")[0]
+    assert said.endswith(f"init {place} --from axolotl theirs.yaml --name OTHER")
 
 
 # ───────────────────────────────────────────────────────────────────────────── report, audit, catalog, card
