@@ -36,7 +36,6 @@ class State:
     best_step: int | None = None
     saved_step: int | None = None
     work: tuple[str, int, int | None] | None = None
-    note: str = ""
 
     def apply(self, event: dict[str, Any]) -> None:
         """Take in one event of events.jsonl; unknown kinds change nothing."""
@@ -58,8 +57,6 @@ class State:
         elif kind == "progress":
             total = event.get("total")
             self.work = (str(event["what"]), int(event.get("done", 0)), None if total is None else int(total))
-        elif kind == "note":
-            self.note = typed(str(event.get("text", "")))
 
     @property
     def doing(self) -> str:
@@ -88,8 +85,6 @@ class State:
             speed = f"{self.tokens_per_second:,.0f} tokens/s" if self.tokens_per_second else ""
             saved = f"saved at step {self.saved_step:,}" if self.saved_step is not None else "nothing saved yet"
             lines.append(f"{speed}   {saved}".strip())
-        if self.note:
-            lines.append(self.note)
         return lines
 
 
@@ -130,7 +125,7 @@ class Lines:
         if kind == "plan":
             return planned(event)
         if kind == "note":
-            return typed(str(event.get("text", "")))
+            return noted(event)
         if kind == "done":
             return f"done: {event.get('sentence', '')}"
         if kind == "error":
@@ -156,7 +151,7 @@ class Lines:
 
 
 class Block:
-    """The live block: rewritten in place, phases that ended stay above it."""
+    """The live block: rewritten in place; the plan, notes and phases that ended stay above it."""
 
     def __init__(self, live: Any) -> None:
         self.live = live
@@ -172,6 +167,8 @@ class Block:
             self.live.console.print(f"✓ {before}", style="green", highlight=False)
         if event.get("kind") == "plan":
             self.live.console.print(planned(event), highlight=False)
+        if event.get("kind") == "note":
+            self.live.console.print(noted(event), highlight=False, markup=False, soft_wrap=True)
         self._draw()
         return True
 
@@ -314,6 +311,11 @@ def planned(event: dict[str, Any]) -> str:
     if "memory_bytes" in event:
         parts.append(f"{size(event['memory_bytes'])} of memory")
     return "   ".join(parts)
+
+
+def noted(event: dict[str, Any]) -> str:
+    """Return the text of a note, its commands as they can be typed here."""
+    return typed(str(event.get("text", "")))
 
 
 def clock(event: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import time
 from types import SimpleNamespace
@@ -55,6 +56,23 @@ def test_the_plan_is_told_with_its_figures_in_lines_and_above_the_block() -> Non
     assert kept == [expected]
     block.feed(event("plan", steps=3))  # of an older run
     assert kept[1:] == ["plan: 3 steps"]
+
+
+def test_notes_stay_above_the_block_whatever_comes_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    screen = io.StringIO()
+    long = "predicted not to fit: 25.1 of 24.0 GB of memory; training.micro_batch_tokens=512 → predicted 14.9 GB"
+    with Live(console=Console(file=screen, force_terminal=True, width=60), transient=True, auto_refresh=False) as live:
+        block = Block(live)
+        for text in ("resumed from step-000010", long):
+            block.feed(event("note", code="x", text=text))
+        assert block.state.block() == ["start"], "they take no line of it"
+        block.feed(STORY[4])
+    left = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert "resumed from step-000010" in left
+    assert long in " ".join(left.split()), "whole, however long"
 
 
 def test_a_bar_has_its_share_and_a_thing_without_a_total_its_count() -> None:
