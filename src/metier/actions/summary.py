@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
     trunks = list(run.events("trunk"))  # the plan counts the frozen part's cache, too
     trained = parts.policy.trained()
     kept = ("seconds", *(["validation_seconds"] if evaluations else []), "memory_bytes", "disk_bytes")
+    shares = _done(plan, len(taken), len(evaluations))
     return TrainingSummary(
         method=parts.recipe.method.kind,
         adapter=parts.recipe.adapter.kind,
@@ -62,7 +64,8 @@ def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
         ),
         curve=_thinned(taken),
         validation_curve=validation,
-        estimate={k: float(plan[k]) for k in kept if k in plan},
+        estimate={k: float(plan[k]) * shares.get(k, 1.0) for k in kept if k in plan},
+        estimate_scaled=any(share < 1 for share in shares.values()),
         actual={
             "seconds": train_seconds + sum(float(e["seconds"]) for e in trunks),
             **({"validation_seconds": sum(float(e.get("seconds", 0.0)) for e in evaluations)} if evaluations else {}),
@@ -120,6 +123,16 @@ def _history(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         elif event.get("kind") == "evaluation":
             evaluations.append(event)
     return steps, evaluations
+
+
+def _done(plan: Mapping[str, Any], steps: int, evaluations: int) -> dict[str, float]:
+    """Return the share of the planned steps, and of the planned evaluations, that came to be, by what they take."""
+    share = min(1.0, steps / plan["steps"]) if plan.get("steps") else 1.0
+    planned = plan.get("validations")  # an older plan does not say
+    return {
+        "seconds": share,
+        "validation_seconds": min(1.0, evaluations / planned) if planned else share,
+    }
 
 
 def _stopped_early(parts: Parts, evaluations: list[dict[str, Any]]) -> bool:
