@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -117,7 +118,8 @@ def _require_report(run: Run) -> None:
 
 def _text(report: Any) -> str:
     """The verdict with its warnings, the targets and the figures of every system side by side."""
-    lines = [style(report.sentence, "bold"), *(style(f"! {w}", "yellow") for w in report.warnings), ""]
+    lines = [style(report.sentence, "bold", stream=sys.stdout)]
+    lines += [*(style(f"! {w}", "yellow", stream=sys.stdout) for w in report.warnings), ""]
     names = [s.label for s in report.systems]
     by_metric: dict[str, list[str]] = {}
     for index, system in enumerate(report.systems):

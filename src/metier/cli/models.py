@@ -121,7 +121,8 @@ def chat(
             show.line({"input": asked, **answers})
             continue
         label = {"run": f"run {run.number}", "base": "base"}
-        show.result(None, "\n".join(f"{style(label[name], 'bold')}  {visible(a)}" for name, a in answers.items()))
+        told = {style(label[name], "bold", stream=sys.stdout): visible(answer) for name, answer in answers.items()}
+        show.result(None, "\n".join(f"{name}  {answer}" for name, answer in told.items()))
 
 
 @app.command()

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import typer
 
 from metier import __version__
+from metier.actions import evaluate, models
 from metier.cli import app, doctor, watch
 from metier.cli.show import Show
 from metier.core import audit
@@ -170,6 +173,41 @@ def test_no_color_where_nobody_looks(project: Project) -> None:
     done = fresh("runs", "show", "7")
     assert done.returncode == 2
     assert "\x1b[" not in done.stdout + done.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stdout_too", [False, True], ids=["stdout in a pipe", "both on a terminal"])
+def test_what_goes_to_stdout_is_coloured_where_stdout_is_a_terminal(
+    project: Project, monkeypatch: pytest.MonkeyPatch, stdout_too: bool
+) -> None:
+    run = make_run(project, "done")
+    question = SimpleNamespace(columns=("text",), once=False)
+    session = SimpleNamespace(question=question, cut_tokens=0, reply=lambda _: "fine", base_reply=lambda _: "no")
+    monkeypatch.setattr(models, "chat", lambda *_, **__: session)
+    system = SimpleNamespace(label="this run", figures=[])
+    report = SimpleNamespace(sentence="Worth it.", warnings=["few rows"], systems=[system], targets=[])
+    summary = SimpleNamespace(training=SimpleNamespace(best_step=1), data=SimpleNamespace(rows={}), split="test")
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: SimpleNamespace(**vars(report), **vars(summary)))
+    monkeypatch.setattr(evaluate, "folder_of", lambda *_, **__: run.dir)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for argv in (
+        ["catalog", "ls"],
+        ["catalog", "show", "adapters", "lora"],
+        ["chat", "1", "--vs", "base"],
+        ["evaluate"],
+    ):
+        out, err = Terminal() if stdout_too else io.StringIO(), Terminal()
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdin", io.StringIO("hello\n"))
+            patch.setattr("sys.stdout", out)
+            patch.setattr("sys.stderr", err)
+            assert app.run(argv) == 0, err.getvalue()
+        assert out.getvalue() and ("\x1b[" in out.getvalue()) == stdout_too, argv
 
 
 # ───────────────────────────────────────────────────────────────────────────── runs
