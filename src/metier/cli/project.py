@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,9 +14,6 @@ from metier.cli.flags import Json
 from metier.cli.progress import counting
 from metier.cli.show import Show, style
 from metier.core.errors import ConfigError, MachineError
-
-if TYPE_CHECKING:
-    from metier.core.project import Project
 
 _FIRST = ("data preview", "plan", "train")
 """What is done with a first recipe."""
@@ -61,25 +58,26 @@ def init(
     if asked:
         answer = typer.prompt("Data file (empty: none yet)", default="", show_default=False, err=True)
         data = Path(answer).expanduser() if answer else None
-    project = Project.create(folder.resolve(), name or folder.resolve().name)
-    value: dict[str, object] = {"project": str(project.root)}
+    root = folder.resolve()
+    value: dict[str, object] = {"project": str(root)}
     if origin is not None:
-        _carry_over(project, origin, name, model, value, show)
+        _carry_over(root, origin, name, model, value, show)
         return
     if data is None:
-        show.result(value, project.shown(project.root))
-        place = f"{shlex.quote(shown)} " if (shown := project.shown(project.root)) != "." else ""
+        project = Project.create(root, name or root.name)
+        show.result(value, project.shown(root))
+        place = f"{shlex.quote(shown)} " if (shown := project.shown(root)) != "." else ""
         show.next(f"metier init {place}--data FILE", "metier demo")
         return
-    first = actions.first_recipe(project, data.resolve(), name=name, task=task, model=model or "metier/nano")
+    first = actions.first_recipe(root, data.resolve(), name=name, task=task, model=model or actions.NANO)
     show.say(f"format {first.format}: {first.reason}")
-    shown = project.shown(first.path)
+    shown = first.project.shown(first.path)
     show.result({**value, "recipe": str(first.path), "format": first.format, "task": first.task}, shown)
     show.next(*(f"metier {verb} {shlex.quote(shown)}" for verb in _FIRST))
 
 
 def _carry_over(
-    project: Project,
+    root: Path,
     origin: tuple[str, Path],
     name: str | None,
     model: str | None,
@@ -89,10 +87,10 @@ def _carry_over(
     """Write the recipe that another tool's settings say, and say what is not in it."""
     from metier.actions.origin import carry_over
 
-    made = carry_over(project, *origin, name=name, model=model)
+    made = carry_over(root, *origin, name=name, model=model)
     for key, why in made.left.items():
         show.say(f"not carried over: {key}: {why}")
-    shown = project.shown(made.path)
+    shown = made.project.shown(made.path)
     show.result({**value, "recipe": str(made.path), "from": made.tool, "left": made.left}, shown)
     show.next(*(f"metier {verb} {shlex.quote(shown)}" for verb in _FIRST))
 

@@ -302,7 +302,8 @@ class Project:
         expanded = re.sub(r"\$\{(\w+)\}", lambda m: os.environ[m[1]], written)
         return (self.root / Path(expanded).expanduser()).resolve()
 
-    def shown(self, path: Path) -> str:
+    @staticmethod
+    def shown(path: Path) -> str:
         """Return a path as a user would type it: relative to the working directory where that is shorter."""
         with contextlib.suppress(ValueError):
             return str(path.resolve().relative_to(Path.cwd()))

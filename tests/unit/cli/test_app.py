@@ -20,6 +20,7 @@ from metier.cli.show import Show
 from metier.core import audit
 from metier.core.errors import Bug, GateError, MachineError
 from metier.core.project import Project, write_json
+from metier.core.recipe import Recipe
 from metier.core.run import Run
 
 Out = Any
@@ -349,6 +350,52 @@ def test_the_commands_after_init_are_quoted_and_name_the_folder(
     place = f"'{tmp_path}/my desk'"
     said = printed(capsys.readouterr().err, "next: ")[0]
     assert said.endswith(f"init {place} --from axolotl theirs.yaml --name OTHER")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["--data", "nothere.csv"], 3),
+        (["--data", "rows.csv", "--task", "sumarize"], 2),
+        (["--from", "axolotl", "nothere.yaml"], 2),
+        (["--from", "axolotl", "wrong.yaml"], 2),
+    ],
+)
+def test_an_init_that_is_refused_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(9)))
+    Path("wrong.yaml").write_text("learning_rate: -1\nbase_model: b\n")
+    before = sorted(tmp_path.iterdir())
+    assert app.run(["init", *argv]) == code
+    assert app.run(["init", "desk", *argv]) == code
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("origin", [False, True], ids=["from rows", "from another tool"])
+def test_the_model_of_init_is_found_from_the_working_directory_as_the_rows_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(9)))
+    Path("theirs").mkdir()
+    Path("theirs", "s.yaml").write_text("base_model: its/own\ndatasets: [{path: rows.jsonl, type: alpaca}]\n")
+    for folder in ("my base", "theirs/my base", "desk/models/base", "metier/nano"):
+        Path(folder).mkdir(parents=True)
+    rows = ["--from", "axolotl", "theirs/s.yaml"] if origin else ["--data", "rows.csv"]
+    for number, (given, written) in enumerate(
+        {
+            "./my base": str(tmp_path / "my base"),
+            "desk/models/base": "models/base",
+            "models/base": "models/base",
+            "org/name": "org/name",
+            "metier/nano": "metier/nano",
+        }.items()
+    ):
+        assert app.run(["init", "desk", *rows, "--name", f"r{number}", "--model", given]) == 0
+        recipe = Recipe.read(Path("desk", "recipes", f"r{number}.yaml"))
+        assert recipe.model.name_or_path == written
 
 
 # ───────────────────────────────────────────────────────────────────────────── report, audit, catalog, card
