@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from metier.actions.ahead import Ahead, dry_run, forward, look_ahead, method_loss
 from metier.actions.compose import Parts, Progress, compose
@@ -94,6 +94,7 @@ class Plan(BaseModel):
     ladder: list[str]
     """Where it does not fit: what to change, each with what it would take then."""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def fits(self) -> bool:
         """Whether the run finds the memory and the disk it needs."""

@@ -12,7 +12,7 @@ import typer
 from metier.cli import locate
 from metier.cli.flags import Json, Words
 from metier.cli.progress import bar, counting
-from metier.cli.show import Show, colored, pairs, style, table
+from metier.cli.show import Show, colored, confirm, pairs, style, table
 from metier.core.errors import ConfigError, DataError
 
 app = typer.Typer(help="Add, look at, check and prepare training data.", no_args_is_help=True)
@@ -271,7 +271,7 @@ def destroy_vault(
 
     show = Show(json)
     if not yes:
-        typer.confirm(f"Destroy the vault {name}? Its surrogates can never be reversed again.", abort=True, err=True)
+        confirm(f"Destroy the vault {name}? Its surrogates can never be reversed again.")
     versions = destroy(name, Project.find())
     text = f"destroyed the vault {name}; of these versions nobody can reverse the surrogates: {', '.join(versions)}"
     show.result({"destroyed": name, "versions": versions}, text if versions else f"destroyed the vault {name}")

@@ -8,7 +8,7 @@ import typer
 
 from metier.cli.flags import Json
 from metier.cli.progress import counting
-from metier.cli.show import Show, pairs, table
+from metier.cli.show import Show, confirm, pairs, table
 
 
 def erase(
@@ -43,7 +43,7 @@ def erase(
         return
     if not yes:
         show.say(_plan(plan))
-        typer.confirm("Erase this for good?", abort=True, err=True)
+        confirm("Erase this for good?")
     with counting(show.say) as progress:
         certificate = actions.erase(project, prepared, progress)
     file = project.root / "erasures" / f"{certificate['certificate']}.json"

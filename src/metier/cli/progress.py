@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import threading
 import time
@@ -264,7 +266,7 @@ def bar(show_line: Callable[[str], None]) -> Iterator[Callable[[str, int, int | 
         draw(line)
 
     def draw(text: str) -> None:
-        sys.stderr.write(f"\r\x1b[2K{text}")
+        sys.stderr.write(f"\r\x1b[2K{_cut(text, _columns() - 1)}")
         sys.stderr.flush()
 
     try:
@@ -291,6 +293,21 @@ def _clock(say: Callable[[float], None]) -> Iterator[Silence]:
     finally:
         done.set()
         thread.join()
+
+
+def _columns() -> int:
+    """The width of the terminal behind stderr."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # none, or one that does not say
+        return shutil.get_terminal_size().columns
+
+
+def _cut(text: str, width: int) -> str:
+    """Cut a text to the columns of a terminal: a line that wraps would not be overwritten whole."""
+    from rich.cells import cell_len, set_cell_size
+
+    return set_cell_size(text, width) if cell_len(text) > width else text
 
 
 def bar_line(what: str, done: int, total: int | None, width: int = 30) -> str:

@@ -121,8 +121,7 @@ def demo(
     show.say(planned.to_text())
     run = train_actions.create(recipe, project, path.read_text(encoding="utf-8"))
     show.say(f"{style('3', 'bold')} run {run.number}  {project.shown(run.dir)}   (Ctrl+C saves and stops)")
-    train_actions.start(run)
-    watch.foreground(run, show, then=False)
+    watch.foreground(run, show, lambda: train_actions.start(run), then=False)
     place = shlex.quote(str(project.root))  # whole: the first of these leads into the folder
     show.next(
         f"cd {place} && metier report last --open",

@@ -14,6 +14,8 @@ from typing import IO, Any, ClassVar
 
 import typer
 
+from metier.core.errors import ConfigError
+
 READER_GONE = 141
 _IN_PROJECT = "runs|report|evaluate|compare|predict|chat|models|data card"
 """Commands whose arguments are looked up in the project around the working directory."""
@@ -60,6 +62,22 @@ def typed(text: str) -> str:
         return found[1] + (home if found[2] and found[1] != "&& " else "") + _name()
 
     return re.sub(rf"(^|&& |; |: )metier(?= (?:({_IN_PROJECT})\b)?)", name, text)
+
+
+def confirm(question: str) -> None:
+    """Ask before something is deleted for good.
+
+    Raises:
+        typer.Abort: the answer is not yes; ConfigError: E258, stdin ended without one.
+    """
+    sys.stderr.write(f"{question} [y/N]: ")
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if not answer:
+        sys.stderr.write("\n")
+        raise ConfigError(258, "Nobody is here to answer", received="the end of stdin", fix="repeat it with --yes")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise typer.Abort
 
 
 def colored(stream: IO[str] | None = None) -> bool:

@@ -50,9 +50,9 @@ def train(
     found = locate.recipe(words)
     run = actions.create(found.recipe, found.project, found.text)
     show.say(f"run {run.number}   {found.project.shown(run.dir)}")
-    actions.start(run)
     if detach:
+        actions.start(run)
         show.result({"run": run.number, "state": "running", "dir": str(run.dir), "pid": run.pid()}, str(run.number))
         show.next(f"metier runs logs -f {run.number}", f"metier runs stop {run.number}")
     else:
-        watch.foreground(run, show)
+        watch.foreground(run, show, lambda: actions.start(run))

@@ -171,7 +171,9 @@ def test_what_fits_has_memory_and_disk_and_costs_no_further_dry_run(
     monkeypatch.setattr(plans, "memory_ladder", lambda *_, **__: pytest.fail("it fits"))
     found = plans.plan_parts(parts_of(project, "sft"))
     assert found.fits and found.ladder == [] and "does not fit" not in found.to_text()
-    assert not found.model_copy(update={"disk_free_bytes": found.disk_bytes - 1}).fits
+    full = found.model_copy(update={"disk_free_bytes": found.disk_bytes - 1})
+    assert not full.fits
+    assert (found.model_dump(mode="json")["fits"], full.model_dump(mode="json")["fits"]) == (True, False)
 
 
 def test_a_full_disk_is_told_with_what_would_be_written_instead(

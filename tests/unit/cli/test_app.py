@@ -398,6 +398,35 @@ def test_the_model_of_init_is_found_from_the_working_directory_as_the_rows_are(
         assert recipe.model.name_or_path == written
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [["runs", "rm", "1"], ["erase", "--subject", "P-1"], ["data", "vault", "destroy", "support"]],
+    ids=["a run", "a person", "a vault"],
+)
+def test_where_nobody_can_answer_the_question_is_an_error_and_with_json_a_document(
+    project: Project, capsys: Out, monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
+    run = make_run(project, "done")
+    (project.root / "rows.jsonl").write_text('{"text": "hello", "label": "a", "person": "P-1"}\n')
+    source = "{path: rows.jsonl, permission: {subject_key: person}}"
+    (project.root / "recipes" / "a.yaml").write_text(f"name: a\ndata: {{sources: [{source}]}}\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert app.run([*argv, "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["code"] == "E258"
+    assert "--yes" in err
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert app.run(argv) == 130
+    assert run.dir.is_dir()
+
+
+def test_a_question_is_answered_with_yes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(project, "done")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert app.run(["runs", "rm", "1"]) == 0
+    assert not run.dir.exists()
+
+
 # ───────────────────────────────────────────────────────────────────────────── report, audit, catalog, card
 
 

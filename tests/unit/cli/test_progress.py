@@ -104,6 +104,23 @@ def test_a_bar_is_drawn_on_a_terminal_alone_and_leaves_nothing_behind(monkeypatc
     assert said == ["clean 1/4"] and sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
 
 
+def test_a_bar_never_takes_a_second_line_of_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with bar(lambda _: None) as report:
+        report("reading a/long/path/of/rows.jsonl", 120_000, None)
+        report("読み込み中の長い名前のファイル一覧です.jsonl", 5, None)
+    drawn = [line for line in sys.stderr.getvalue().split("\r\x1b[2K") if line]  # type: ignore[attr-defined]
+    assert drawn[0] == "reading a/long/path/of/rows.j"
+    assert drawn[1] == "読み込み中の長い名前のファイ ", "14 wide characters, and no half of one"
+
+
 def test_before_training_it_says_what_it_prepares() -> None:
     state = State()
     for one in STORY[:2]:

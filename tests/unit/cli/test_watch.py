@@ -26,10 +26,13 @@ from pathlib import Path
 from metier.core.run import Run
 
 run, how = Run(Path(sys.argv[1])), sys.argv[2]
-run.hold()
 asked = []
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda n, f: asked.append(n))
+if how == "slow":
+    (run.dir / "begun").touch()
+    time.sleep(2)
+run.hold()
 run.move("running")
 run.event("phase", name="train", text="")
 if how == "error":
@@ -65,8 +68,7 @@ from metier.core.run import Run
 
 def find():
     run = Run(Path(sys.argv[2]))
-    jobs.start([sys.executable, *sys.argv[1:4]], run)
-    watch.foreground(run, Show("--json" in sys.argv))
+    watch.foreground(run, Show("--json" in sys.argv), lambda: jobs.start([sys.executable, *sys.argv[1:4]], run))
     raise typer.Exit
 
 Project.find = staticmethod(find)
@@ -116,6 +118,20 @@ def test_a_request_saves_stops_and_prints_the_resume_command(run: Run, number: s
     assert "metier runs resume 1" in err
     assert "Traceback" not in err
     assert (run.status()["state"], run.status()["reason"]) == ("stopped", number.name)
+
+
+def test_a_request_that_comes_before_the_worker_can_hear_it_is_handed_on(run: Run) -> None:
+    process = foreground(run, "slow")
+    patience = time.monotonic() + 20
+    while not (run.dir / "begun").exists():
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+    assert not run.held()
+    process.send_signal(signal.SIGINT)
+    returned, _, err = ends(process)
+    assert returned == 130
+    assert "metier runs resume 1" in err and "Traceback" not in err
+    assert (run.status()["state"], run.status()["reason"]) == ("stopped", "SIGINT")
 
 
 def test_a_second_ctrl_c_stops_at_once(run: Run) -> None:
