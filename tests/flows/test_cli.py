@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -120,7 +121,10 @@ def test_the_plan_has_figures_and_starts_nothing(home: Path) -> None:
     done = metier(home, "plan", *FAST, "--measure", "--json")
     value = json.loads(done.stdout)
     assert "loading the base model" in done.stderr and "measured steps" in done.stderr
-    assert "loss on the label of each row" in metier(home, "plan", *FAST).stdout
+    shown = metier(home, "plan", *FAST, TARGETS[0])
+    assert "loss on the label of each row" in shown.stdout
+    following = shown.stderr.splitlines()[-1]
+    assert shlex.split(following)[-len(FAST) - 2 :] == ["train", *FAST, TARGETS[0]], "as a shell reads it"
     assert value["steps"] > 0
     assert value["epochs"] == 2, "a smaller last batch is no longer epoch"
     assert value["memory_bytes"] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -123,7 +124,10 @@ def measure_privacy(
     for name, given, known in [*asked, *(("detector", one, ["presidio"]) for one in detectors)]:
         if given not in known:
             raise ConfigError(
-                208, f"There is no {name} `{given}`", expected=", ".join(known), fix=f"metier data pii-eval {file}"
+                208,
+                f"There is no {name} `{given}`",
+                expected=", ".join(known),
+                fix=f"metier data pii-eval {shlex.quote(str(file))}",
             )
     documents = evaluation.read(file)
     if side != "all":

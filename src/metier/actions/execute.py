@@ -13,11 +13,13 @@ from metier.actions import compiling
 from metier.actions.compose import Parts, Progress, compose, remember
 from metier.actions.data import prepare
 from metier.actions.evaluate import check_targets, evaluate_parts
-from metier.actions.plan import peak_memory_bytes, plan_parts, write_plan
+from metier.actions.ladder import gigabytes
+from metier.actions.plan import Plan, peak_memory_bytes, plan_parts, write_plan
 from metier.actions.recipes import kept
+from metier.actions.summary import disk_bytes
 from metier.actions.train import check_figures
-from metier.actions.trunk import clear, keep
-from metier.core.errors import ConfigError, DataError
+from metier.actions.trunk import bytes_there, clear, keep
+from metier.core.errors import ConfigError, DataError, MachineError
 from metier.core.project import Project, read_json, write_json
 from metier.core.run import Run
 from metier.core.types import SPLITS
@@ -77,6 +79,7 @@ def execute(run: Run, project: Project, stop: Stop) -> None:
         run.event("note", code="tokens", text=text)
     predicted = plan_parts(parts, progress=_progress(run))
     write_plan(run.dir / "plan.json", predicted)
+    _fit(run, parts, predicted)
     if predicted.memory_bytes > TIGHT_SHARE * predicted.memory_available_bytes and release_freed_memory():
         run.event("note", code="memory", text="memory is tight: freed blocks go back to the system at once (slower)")
     run.event(
@@ -147,6 +150,34 @@ def _same_rows(run: Run, dataset: Dataset) -> None:
             received=f"{dataset.ref} {dataset.digest[:12]}",
             expected=f"{began_with[:12]}",
             fix=f"metier runs resume {run.number} --fork starts a new run from the recipe",
+        )
+
+
+def _fit(run: Run, parts: Parts, predicted: Plan) -> None:
+    """Refuse what the disk has no room for, and say what the memory is predicted not to hold.
+
+    Memory is ±15 %, so that such a run may still come to its end.
+
+    Raises:
+        MachineError: E423.
+    """
+    if not predicted.fits_memory:
+        live = predicted.memory_bytes - predicted.memory_parts.get("allocator", 0)
+        of = f"{gigabytes(live)} of {gigabytes(predicted.memory_available_bytes)} GB of memory"
+        run.event("note", code="fit", text=f"predicted not to fit: {of}; {'; or '.join(predicted.ladder)}")
+    if predicted.fits_disk:
+        return
+    free = predicted.disk_free_bytes
+    # An earlier start has written some of it, and is counted among what is taken.
+    needed = predicted.disk_bytes - bytes_there(parts) - disk_bytes(run.checkpoints_dir)
+    if needed > free:
+        raise MachineError(
+            423,
+            "The disk has no room for what the run writes",
+            place=str(parts.project.root),
+            received=f"{gigabytes(free)} GB free",
+            expected=f"{gigabytes(needed)} GB for checkpoints and what is kept of a frozen part",
+            fix="; or ".join(predicted.ladder),
         )
 
 

@@ -13,7 +13,6 @@ from metier.actions.ahead import dry_run, forward, look_ahead, method_loss
 from metier.actions.compose import Parts
 from metier.core.batch import Batch
 from metier.core.errors import ConfigError
-from metier.core.recipe import Recipe
 from metier.data.encoded import Encoded
 from metier.models import memory, probe
 from metier.models.policy import Policy
@@ -29,19 +28,26 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:.2f}" if size < 1e10 else f"{size / 1e9:.1f}"
 
 
-def disk_bytes(recipe: Recipe, estimate: memory.Estimate) -> int:
-    """Return what the checkpoints of a run take."""
-    # Weights and two moments in float32 per checkpoint; the newest ones, the best, and the one being written.
-    return 12 * estimate.num_trained * (recipe.training.save_total_limit + 2)
+def disk_bytes(parts: Parts, estimate: memory.Estimate, keep: int) -> int:
+    """Return what the checkpoints of a run take at most.
+
+    Args:
+        keep: `training.save_total_limit`.
+    """
+    steps, every = parts.plan.steps, (parts.save_steps, *([parts.every_steps] if len(parts.validation) else []))
+    saves = len({steps, *(step for each in every for step in range(each, steps, each))})
+    # The newest ones, the best, and the one being written: weights and the optimizer's moments in float32 each.
+    return (4 * estimate.num_trained + estimate.optimizer) * min(keep + 2, saves)
 
 
-def disk_ladder(recipe: Recipe, estimate: memory.Estimate, trunk_bytes: int) -> list[str]:
+def disk_ladder(parts: Parts, estimate: memory.Estimate, trunk_bytes: int) -> list[str]:
     """Return the changes that lower what is written, each with what would be written then."""
-    needed, rungs = disk_bytes(recipe, estimate) + trunk_bytes, []
+    keep = parts.recipe.training.save_total_limit
+    needed, rungs = disk_bytes(parts, estimate, keep) + trunk_bytes, []
     if trunk_bytes:
         rungs.append(f"training.cache_frozen=false → predicted {gigabytes(needed - trunk_bytes)} GB of disk")
-    if recipe.training.save_total_limit > 1:
-        least = disk_bytes(recipe.with_values({"training.save_total_limit": 1}), estimate) + trunk_bytes
+    least = disk_bytes(parts, estimate, 1) + trunk_bytes
+    if least < needed:
         rungs.append(f"training.save_total_limit=1 → predicted {gigabytes(least)} GB of disk")
     return [*rungs, "a project on a disk with more room"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from metier.actions.origins._rules import Translation
+from metier.actions.recipes import NANO, model_within, scalar, within
 from metier.core.catalog import Catalog, catalog
 from metier.core.errors import ConfigError
 from metier.core.project import Project, write_text
@@ -26,32 +28,34 @@ class Carried:
     """A recipe that was written, and what of the other tool's settings is not in it.
 
     Attributes:
+        project: where.
         path: the recipe.
         tool: whose settings they were, as its users write it.
         left: what was not carried over → why.
         needless: keys that have no counterpart and need none.
     """
 
+    project: Project
     path: Path
     tool: str
     left: dict[str, str]
     needless: tuple[str, ...]
 
 
-def carry_over(
-    project: Project, tool: str, file: Path, *, name: str | None = None, model: str | None = None
-) -> Carried:
+def carry_over(root: Path, tool: str, file: Path, *, name: str | None = None, model: str | None = None) -> Carried:
     """Write a recipe that trains as another tool's settings say; what it cannot say stands in its head, and why.
 
     Args:
+        root: of the project; it is made where there is none, once the recipe is known to be right.
         tool: a file of `actions/origins`.
         file: the tool's settings, YAML or JSON.
-        name: the recipe's; default: the file's.
-        model: a base to start from in place of the file's.
+        name: the recipe's, and a new project's; default: the file's, the folder's.
+        model: a base to start from in place of the file's; a directory is found from the working directory.
 
     Raises:
         ConfigError: E210, no such tool; E280, settings that are not there, cannot be read or hold an impossible value;
             E281, a method or adapter that is not here; E264, the recipe exists already.
+        MachineError: E420–E422, the folder cannot be written.
     """
     if tool not in ORIGINS.names():
         raise ConfigError(
@@ -63,19 +67,25 @@ def carry_over(
     settings = _read(file)
     found: Translation = ORIGINS.get(tool).translate(settings, file.resolve().parent)
     slug = re.sub(r"[^a-z0-9._-]+", "-", (name or file.stem).lower()).strip("-._")[:64] or "specialist"
-    path = project.root / "recipes" / f"{slug}.yaml"
+    path = root / "recipes" / f"{slug}.yaml"
     if path.exists():
+        again = ["metier", "init", Project.shown(root), "--from", tool, str(file), "--name", "OTHER"]
         raise ConfigError(
-            264, "There is such a recipe already", place=project.shown(path), fix="metier init --name OTHER"
+            264,
+            "There is such a recipe already",
+            place=Project.shown(path),
+            fix=shlex.join(again),
         )
+    _settle(found, root, file)
     if model:
-        found.values["model.name_or_path"] = model
+        found.values["model.name_or_path"] = model_within(root, model)
+        found.own.pop("model.name_or_path", None)
         found.left.pop("model", None)
-    _settle(found, project, file)
     text = _text(found, slug, file)
     _check(text, file)
+    project = Project.create(root, name or root.name)
     write_text(path, text)
-    return Carried(path, found.tool, found.left, tuple(found.needless))
+    return Carried(project, path, found.tool, found.left, tuple(found.needless))
 
 
 def _read(file: Path) -> Mapping[str, Any]:
@@ -109,18 +119,16 @@ def _read(file: Path) -> Mapping[str, Any]:
     return found
 
 
-def _settle(found: Translation, project: Project, file: Path) -> None:
+def _settle(found: Translation, root: Path, file: Path) -> None:
     """Write paths as the project reads them, and say what is missing."""
     model = found.values.get("model.name_or_path")
     if model is None:
-        found.values["model.name_or_path"] = "metier/nano"
+        found.values["model.name_or_path"] = NANO
         found.own["model.name_or_path"] = "ships with it; or a directory or hub id of your own"
     elif (file.resolve().parent / str(model)).exists():
         found.values["model.name_or_path"] = str((file.resolve().parent / str(model)).resolve())
     for source in found.sources:
-        path = Path(source["path"])
-        if path.is_absolute() and path.is_relative_to(project.root):
-            source["path"] = str(path.relative_to(project.root))
+        source["path"] = within(root, Path(source["path"])) if Path(source["path"]).is_absolute() else source["path"]
     if not found.sources:
         found.left["rows"] = "the file names no data set: add yours with metier data add"
     found.values["data.sources"] = found.sources
@@ -189,12 +197,7 @@ def _lines(values: Mapping[str, Any], found: Translation, prefix: str = "", inde
             body = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
             yield from (f"{indent}  {line}" for line in body.splitlines())
         else:
-            yield f"{indent}{key}: {_scalar(value)}{_remark(dotted, found)}"
-
-
-def _scalar(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
-    return text.removesuffix("\n").removesuffix("\n...")
+            yield f"{indent}{key}: {scalar(value)}{_remark(dotted, found)}"
 
 
 def _remark(dotted: str, found: Translation) -> str:

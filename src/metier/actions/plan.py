@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from metier.actions.ahead import Ahead, dry_run, forward, look_ahead, method_loss
 from metier.actions.compose import Parts, Progress, compose
@@ -99,6 +99,7 @@ class Plan(BaseModel):
     ladder: list[str]
     """Where it does not fit: what to change, each with what it would take then."""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def fits(self) -> bool:
         """Whether the run finds the memory and the disk it needs."""
@@ -254,7 +255,7 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
         written_rows=min(tested, recipe.evaluation.max_examples or tested) if _writes(parts) else 0,
         unread_rows=unread,
         max_new_tokens=recipe.evaluation.max_new_tokens,
-        disk_bytes=disk_bytes(recipe, estimate) + trunk.num_bytes,
+        disk_bytes=disk_bytes(parts, estimate, recipe.training.save_total_limit) + trunk.num_bytes,
         disk_free_bytes=shutil.disk_usage(parts.project.root).free,
         measured=measure,
         choices={**parts.choices, **({"trunk": trunk.reason} if trunk.reason else {})},
@@ -262,7 +263,7 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
         ladder=[],
     )
     if not made.fits_disk:
-        made.ladder += disk_ladder(recipe, estimate, trunk.num_bytes)
+        made.ladder += disk_ladder(parts, estimate, trunk.num_bytes)
     if not made.fits_memory:
         made.ladder += memory_ladder(parts, estimate.peak, made.memory_available_bytes, kept=trunk.trunk is not None)
     return made

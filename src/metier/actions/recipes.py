@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,7 @@ from metier.data.source import read_rows
 DETECTION_ROWS = 200
 WRITTEN, RESOLVED, LINES = "recipe.yaml", "recipe.resolved.yaml", "recipe.lines.json"
 """The recipe in a run's directory: the text, every key with its value, and the line of each key in the user's file."""
+NANO = "metier/nano"
 METHOD_OF = {"labelled": "classify", "text": "cpt", "conversation": "sft"}
 TASK_OF = {"labelled": "classify", "text": "continue", "conversation": "chat"}
 
@@ -31,6 +33,7 @@ TASK_OF = {"labelled": "classify", "text": "continue", "conversation": "chat"}
 class FirstRecipe:
     """A recipe that was written, and what it was written from."""
 
+    project: Project
     path: Path
     format: str
     reason: str
@@ -38,27 +41,54 @@ class FirstRecipe:
 
 
 def first_recipe(
-    project: Project, data: Path, *, name: str | None = None, task: str | None = None, model: str = "metier/nano"
+    root: Path, data: Path, *, name: str | None = None, task: str | None = None, model: str = NANO
 ) -> FirstRecipe:
     """Write a commented recipe for a data file; format, task and method follow from its rows.
+
+    Args:
+        root: of the project; it is made where there is none, once the recipe is known to be right.
+        name: the recipe's, and a new project's; default: the file's, the folder's.
+        model: a base; a directory is found from the working directory, as the rows are.
 
     Raises:
         DataError: E300–E304, the file cannot be read or its rows have no known shape.
         ConfigError: E202, no such task; E264, the recipe exists already.
+        MachineError: E420–E422, the folder cannot be written.
     """
     found = _detected(data, task)
     slug = re.sub(r"[^a-z0-9._-]+", "-", (name or data.stem).lower()).strip("-._")[:64] or "specialist"
-    path = project.root / "recipes" / f"{slug}.yaml"
+    path = root / "recipes" / f"{slug}.yaml"
     if path.exists():
+        again = ["metier", "init", Project.shown(root), "--data", Project.shown(data), "--name", "OTHER"]
         raise ConfigError(
-            264, "There is such a recipe already", place=project.shown(path), fix="metier init --name OTHER"
+            264,
+            "There is such a recipe already",
+            place=Project.shown(path),
+            fix=shlex.join(again),
         )
     chosen = task or TASK_OF.get(found.kind, "chat")
-    source = str(data.relative_to(project.root)) if data.is_relative_to(project.root) else str(data)
-    text = _text(slug, chosen, source, found, model, _method(found.kind, chosen))
+    text = _text(slug, chosen, within(root, data), found, model_within(root, model), _method(found.kind, chosen))
     Recipe.parse(text, file=path.name)  # a task that does not exist is said before anything is written
+    project = Project.create(root, name or root.name)
     write_text(path, text)
-    return FirstRecipe(path, found.name, found.reason, chosen)
+    return FirstRecipe(project, path, found.name, found.reason, chosen)
+
+
+def within(root: Path, path: Path) -> str:
+    """Return a whole path as a recipe holds it: relative to the project where it lies inside."""
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def model_within(root: Path, written: str) -> str:
+    """Return a base as a recipe holds it: a directory that is found from the working directory by where it lies."""
+    path = Path(written).expanduser()
+    return within(root, path.resolve()) if written != NANO and path.is_dir() else written
+
+
+def scalar(value: Any) -> str:
+    """Return a value as YAML writes it in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def add_source(path: Path, entry: dict[str, Any], project: Project) -> int:
@@ -166,7 +196,7 @@ def _method(kind: str, task: str) -> str:
 def _text(name: str, task: str, source: str, found: Detection, model: str, method: str) -> str:
     kind = f"{{kind: {method}}}"
     rows = json.dumps(source, ensure_ascii=False)
-    adapter = "full" if model == "metier/nano" else "lora"
+    adapter = "full" if model == NANO else "lora"
     return f"""\
 # {name}: made by `metier init` from {Path(source).name}. Every key: docs/recipe.md
 version: 1
@@ -182,7 +212,7 @@ data:
       format: {found.name:<14} # {found.reason}
   split: {{validation: 0.1, test: 0.1, seed: 0}}
 model:
-  name_or_path: {model}
+  name_or_path: {scalar(model)}
 adapter: {{kind: {adapter}}}        # metier catalog ls adapters
 method: {kind}     # metier catalog ls methods
 training:

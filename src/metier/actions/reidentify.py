@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def reidentify(
             "A file does not say which vault its surrogates are from",
             place=source,
             expected="--vault NAME, the name of the recipe that drew them",
-            fix=f"metier data reidentify {source} --vault NAME",
+            fix=f"metier data reidentify {shlex.quote(source)} --vault NAME",
         )
     told = {"source": digest, "vault": chosen, "columns": sorted(columns)}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
     trunks = list(run.events("trunk"))  # the plan counts the frozen part's cache, too
     trained = parts.policy.trained()
     kept = ("seconds", *(["validation_seconds"] if evaluations else []), "memory_bytes", "disk_bytes")
+    shares = _done(plan, len(taken), len(evaluations))
     return TrainingSummary(
         method=parts.recipe.method.kind,
         adapter=parts.recipe.adapter.kind,
@@ -62,12 +64,13 @@ def training_summary(parts: Parts, run: Run, path: Path) -> TrainingSummary:
         ),
         curve=_thinned(taken),
         validation_curve=validation,
-        estimate={k: float(plan[k]) for k in kept if k in plan},
+        estimate={k: float(plan[k]) * shares.get(k, 1.0) for k in kept if k in plan},
+        estimate_scaled=any(share < 1 for share in shares.values()),
         actual={
             "seconds": train_seconds + sum(float(e["seconds"]) for e in trunks),
             **({"validation_seconds": sum(float(e.get("seconds", 0.0)) for e in evaluations)} if evaluations else {}),
             "memory_bytes": float(peak),
-            "disk_bytes": float(disk_bytes(run) + max((int(e["num_bytes"]) for e in trunks), default=0)),
+            "disk_bytes": float(disk_bytes(run.dir) + max((int(e["num_bytes"]) for e in trunks), default=0)),
         },
         # Those of the training: a finished run may be measured on another machine.
         choices=read_json(environment)["choices"] if environment.exists() else parts.choices,
@@ -98,9 +101,9 @@ def data_summary(parts: Parts, split: Split = "test") -> DataSummary:
     )
 
 
-def disk_bytes(run: Run) -> int:
-    """Return the size of a run's directory."""
-    return sum(p.stat().st_size for p in run.dir.rglob("*") if p.is_file())
+def disk_bytes(folder: Path) -> int:
+    """Return the size of the files in a folder and below; 0 where there is none."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
 def _history(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -120,6 +123,16 @@ def _history(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         elif event.get("kind") == "evaluation":
             evaluations.append(event)
     return steps, evaluations
+
+
+def _done(plan: Mapping[str, Any], steps: int, evaluations: int) -> dict[str, float]:
+    """Return the share of the planned steps, and of the planned evaluations, that came to be, by what they take."""
+    share = min(1.0, steps / plan["steps"]) if plan.get("steps") else 1.0
+    planned = plan.get("validations")  # an older plan does not say
+    return {
+        "seconds": share,
+        "validation_seconds": min(1.0, evaluations / planned) if planned else share,
+    }
 
 
 def _stopped_early(parts: Parts, evaluations: list[dict[str, Any]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import sys
@@ -257,7 +258,7 @@ def resume(project: Project, ref: str, overrides: Iterable[str] = (), *, fork: b
             "A resume may change execution keys only",
             place=run.dir.name,
             received=shown,
-            fix=f"metier runs resume {run.number} --fork {' '.join(overrides)}",
+            fix=f"metier runs resume {run.number} --fork {shlex.join(overrides)}",
         )
     check_recipe(new, project, again=True, dataset=run.status().get("dataset"))
     keep(new, run.dir)

@@ -97,6 +97,13 @@ def keep(parts: Parts, progress: Progress) -> int:
     return sum(feed.trunk.num_bytes for _, feed in _feeds(parts) if feed.trunk is not None)
 
 
+def bytes_there(parts: Parts) -> int:
+    """Return how much of what `choose` asks for lies on the disk already, from an earlier start or another run."""
+    choice = choose(parts)
+    folders = [_place(parts, choice.trunk, split)[0] for split, _ in _feeds(parts)] if choice.trunk else []
+    return sum(file.stat().st_size for folder in folders for file in folder.glob("*"))
+
+
 def clear(parts: Parts) -> None:
     """Remove the caches that are too large to wait for another run, once the training is over."""
     for split, feed in _feeds(parts):

@@ -89,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
     With `--json` an error is printed on stdout as `{"error": {…}}`, besides the talk on stderr; not where the result is
     there already (`evaluate --gate`, `doctor`): stdout is one JSON document.
     """
-    Show.printed = False
+    Show.printed, Show.elsewhere = False, None
     try:
         code = app(args=list(argv), prog_name="metier", standalone_mode=False)
         return code if isinstance(code, int) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +27,9 @@ def list_kinds(
     chosen = [catalog(name)] if name else [catalog(n) for n in PACKAGES]
     found = {c.name: {kind: c.summary(kind) for kind in c.names()} for c in chosen}
     text = "\n\n".join(
-        style(title, "bold") + "\n" + "\n".join(f"  {kind:<20}{summary}" for kind, summary in kinds.items())
+        style(title, "bold", stream=sys.stdout)
+        + "\n"
+        + "\n".join(f"  {kind:<20}{summary}" for kind, summary in kinds.items())
         for title, kinds in found.items()
         if kinds
     )
@@ -47,7 +50,7 @@ def show_kind(
     plugin = catalog(name).get(kind)
     schema: type[Options] = plugin.Options
     rows = option_rows(schema)
-    text = f"{style(kind, 'bold')}  {plugin.summary}\n\n{inspect.getdoc(plugin) or ''}\n"
+    text = f"{style(kind, 'bold', stream=sys.stdout)}  {plugin.summary}\n\n{inspect.getdoc(plugin) or ''}\n"
     if rows:
         text += "\n" + table(("option", "type", "default", "meaning"), rows)
     Show(json).result(

@@ -12,7 +12,7 @@ import typer
 from metier.cli import locate
 from metier.cli.flags import Json, Words
 from metier.cli.progress import bar, counting
-from metier.cli.show import Show, colored, pairs, style, table
+from metier.cli.show import Show, colored, confirm, pairs, style, table
 from metier.core.errors import ConfigError, DataError
 
 app = typer.Typer(help="Add, look at, check and prepare training data.", no_args_is_help=True)
@@ -54,7 +54,7 @@ def add(
     entry |= {"permission": stated} if stated else {}
     line = actions.add_source(found.path, entry, found.project)
     show.result({"recipe": str(found.path), "line": line, "source": entry}, f"{found.project.shown(found.path)}:{line}")
-    show.next(f"metier data preview {found.project.shown(found.path)}")
+    show.next(f"metier data preview {shlex.quote(found.project.shown(found.path))}")
 
 
 @app.command()
@@ -72,7 +72,8 @@ def preview(
 
     show = Show(json)
     found = locate.recipe(words)
-    result = preview_rows(found.recipe, found.project, rows=rows, tokens=tokens, progress=counting(show.say))
+    with counting(show.say) as progress:
+        result = preview_rows(found.recipe, found.project, rows=rows, tokens=tokens, progress=progress)
     show.result(result, result.to_text(color=colored(sys.stdout)))
 
 
@@ -142,7 +143,7 @@ def prepare(words: Words = None, json: Json = False) -> None:
         }
     )
     show.result(value, text)
-    show.next(f"metier data card {dataset.ref}", " ".join(["metier plan", *(words or [])]))
+    show.next(f"metier data card {dataset.ref}", shlex.join(["metier", "plan", *(words or [])]))
 
 
 @app.command()
@@ -270,7 +271,7 @@ def destroy_vault(
 
     show = Show(json)
     if not yes:
-        typer.confirm(f"Destroy the vault {name}? Its surrogates can never be reversed again.", abort=True, err=True)
+        confirm(f"Destroy the vault {name}? Its surrogates can never be reversed again.")
     versions = destroy(name, Project.find())
     text = f"destroyed the vault {name}; of these versions nobody can reverse the surrogates: {', '.join(versions)}"
     show.result({"destroyed": name, "versions": versions}, text if versions else f"destroyed the vault {name}")

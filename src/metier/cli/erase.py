@@ -8,7 +8,7 @@ import typer
 
 from metier.cli.flags import Json
 from metier.cli.progress import counting
-from metier.cli.show import Show, pairs, table
+from metier.cli.show import Show, confirm, pairs, table
 
 
 def erase(
@@ -34,8 +34,8 @@ def erase(
 
     show = Show(json)
     project = Project.find()
-    progress = counting(show.say)
-    prepared = actions.prepare(project, subject, also or [], progress)
+    with counting(show.say) as progress:
+        prepared = actions.prepare(project, subject, also or [], progress)
     plan = prepared.to_json()
     if dry_run:
         show.result(plan, _plan(plan))
@@ -43,8 +43,9 @@ def erase(
         return
     if not yes:
         show.say(_plan(plan))
-        typer.confirm("Erase this for good?", abort=True, err=True)
-    certificate = actions.erase(project, prepared, progress)
+        confirm("Erase this for good?")
+    with counting(show.say) as progress:
+        certificate = actions.erase(project, prepared, progress)
     file = project.root / "erasures" / f"{certificate['certificate']}.json"
     show.result(certificate, _done(certificate) + f"\n\n{project.shown(file)}")
     for run in certificate["runs"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,7 +47,8 @@ def evaluate(
 
     show = Show(json)
     project, run, ref = locate.policy(ref)
-    report = actions.evaluate(project, ref, split=split.value, progress=counting(show.say))
+    with counting(show.say) as progress:
+        report = actions.evaluate(project, ref, split=split.value, progress=progress)
     show.result(report, _text(report))
     folder = actions.folder_of(run, split=report.split, step=report.training.best_step, rows=report.data.rows)
     show.say(f"report: {project.shown(folder / 'report.html')}")
@@ -125,7 +127,8 @@ def _require_report(run: Run) -> None:
 
 def _text(report: Any) -> str:
     """The verdict with its warnings, the targets and the figures of every system side by side."""
-    lines = [style(report.sentence, "bold"), *(style(f"! {w}", "yellow") for w in report.warnings), ""]
+    lines = [style(report.sentence, "bold", stream=sys.stdout)]
+    lines += [*(style(f"! {w}", "yellow", stream=sys.stdout) for w in report.warnings), ""]
     names = [s.label for s in report.systems]
     rows_of_run = {f.metric: f.n for f in report.systems[0].figures}
     by_metric: dict[str, list[str]] = {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metier.cli.show import Show
 from metier.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ def recipe(words: Sequence[str] | None) -> Located:
             expected="one recipe, then section.key=value",
             fix=f"{files[0]} alone",
         )
-    return locate.recipe(_named(files[0]) if files else _only(), overrides)
+    found = locate.recipe(_named(files[0]) if files else _only(), overrides)
+    about(found.project)
+    return found
 
 
 def run(ref: str) -> tuple[Project, Run]:
@@ -46,7 +50,21 @@ def run(ref: str) -> tuple[Project, Run]:
     """
     from metier.core import locate
 
-    return locate.run(ref)
+    project, found = locate.run(ref)
+    about(project)
+    return project, found
+
+
+def about(project: Project) -> None:
+    """Let the commands that are printed from here on say where their project is, if it is not the one around here."""
+    from metier.core.project import Project
+
+    try:
+        around = Project.find().root
+    except ConfigError:
+        around = None
+    root = project.root.resolve()
+    Show.elsewhere = None if around == root else root
 
 
 def policy(ref: str) -> tuple[Project, Run, str]:
@@ -66,12 +84,17 @@ def _named(word: str) -> Path:
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         return path  # reading it gives the coded error
-    folder = _recipes()
+    from metier.core.project import Project
+
+    folder = Project.find().root / "recipes"
     return next((p for p in (folder / f"{word}.yaml", folder / f"{word}.yml") if p.exists()), path)
 
 
 def _only() -> Path:
-    folder = _recipes()
+    from metier.core.project import Project
+
+    project = Project.find()
+    folder = project.root / "recipes"
     found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     if len(found) == 1:
         return found[0]
@@ -80,11 +103,5 @@ def _only() -> Path:
         "The project has several recipes: name one" if found else "The project has no recipe yet",
         place=str(folder),
         expected=", ".join(p.stem for p in found),
-        fix="metier train RECIPE" if found else "metier init --data FILE",
+        fix="metier train RECIPE" if found else f"metier init {shlex.quote(project.shown(project.root))} --data FILE",
     )
-
-
-def _recipes() -> Path:
-    from metier.core.project import Project
-
-    return Project.find().root / "recipes"

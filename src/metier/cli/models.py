@@ -73,17 +73,18 @@ def predict(
     show = Show(json)
     project, _, ref = locate.policy(ref)
     inputs, lines = _inputs(texts, file)
-    answers = actions.predict(
-        project,
-        ref,
-        inputs,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        places=[f"{file.name if file else 'stdin'}:{line}" for line in lines],
-        progress=counting(show.say),
-    )
+    with counting(show.say) as progress:
+        answers = actions.predict(
+            project,
+            ref,
+            inputs,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            places=[f"{file.name if file else 'stdin'}:{line}" for line in lines],
+            progress=progress,
+        )
     if num_cut := sum(bool(answer.get("cut_tokens")) for answer in answers):
         show.say(f"{num_cut:,} of {len(answers):,} inputs are too long: the model has read them in part")
     numbered = dict(zip(lines or range(1, len(answers) + 1), answers, strict=True))
@@ -113,7 +114,8 @@ def chat(
 
     show = Show(json)
     project, run, ref = locate.policy(ref)
-    session = actions.chat(project, ref, temperature=temperature, top_p=top_p, seed=seed, progress=counting(show.say))
+    with counting(show.say) as progress:
+        session = actions.chat(project, ref, temperature=temperature, top_p=top_p, seed=seed, progress=progress)
     for line in _opening(run.number, session.question):
         show.say(line)
     while asked := _asked(session.question.columns):
@@ -126,7 +128,8 @@ def chat(
             show.line({"input": asked, **answers})
             continue
         label = {"run": f"run {run.number}", "base": "base"}
-        show.result(None, "\n".join(f"{style(label[name], 'bold')}  {visible(a)}" for name, a in answers.items()))
+        told = {style(label[name], "bold", stream=sys.stdout): visible(answer) for name, answer in answers.items()}
+        show.result(None, "\n".join(f"{name}  {answer}" for name, answer in told.items()))
 
 
 @app.command()
@@ -151,7 +154,8 @@ def export(
         raise ConfigError(
             255, "The directory to export to is not empty", place=str(folder), fix="metier models export --to DIRECTORY"
         )
-    written = actions.export(project, ref, folder, form=form.value, progress=counting(show.say))
+    with counting(show.say) as progress:
+        written = actions.export(project, ref, folder, form=form.value, progress=progress)
     show.result({"path": str(folder), **written}, f"{project.shown(folder)}\n{pairs(_readable(written))}")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,10 +13,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from metier.cli.show import Show, colored, duration, figure, size
+from metier.cli.show import Show, colored, duration, figure, size, typed
 
 SILENCE_SECONDS = 60.0
-PLAIN_STEP_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+PLAIN_SECONDS = 10.0
 BAR_SECONDS = 0.1
 _NOT_FIGURES = ("time", "kind", "step", "best", "loss", "seconds")
 
@@ -34,7 +38,6 @@ class State:
     best_step: int | None = None
     saved_step: int | None = None
     work: tuple[str, int, int | None] | None = None
-    note: str = ""
 
     def apply(self, event: dict[str, Any]) -> None:
         """Take in one event of events.jsonl; unknown kinds change nothing."""
@@ -56,8 +59,6 @@ class State:
         elif kind == "progress":
             total = event.get("total")
             self.work = (str(event["what"]), int(event.get("done", 0)), None if total is None else int(total))
-        elif kind == "note":
-            self.note = str(event.get("text", ""))
 
     @property
     def doing(self) -> str:
@@ -86,26 +87,25 @@ class State:
             speed = f"{self.tokens_per_second:,.0f} tokens/s" if self.tokens_per_second else ""
             saved = f"saved at step {self.saved_step:,}" if self.saved_step is not None else "nothing saved yet"
             lines.append(f"{speed}   {saved}".strip())
-        if self.note:
-            lines.append(self.note)
         return lines
 
 
 class Lines:
-    """Plain lines: phases, evaluations, saves and notes at once, steps at most every ten seconds of the run."""
+    """Plain lines: phases, evaluations, saves and notes at once, steps and other work at most every ten seconds."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.write = write
         self.state = State()
         self._last_step = float("-inf")
-        self._work = ""
+        self._work, self._last_work = "", float("-inf")
 
-    def feed(self, event: dict[str, Any]) -> None:
-        """Show one event."""
+    def feed(self, event: dict[str, Any]) -> bool:
+        """Take in one event; returns whether a line told of it."""
         self.state.apply(event)
         line = self._line(event)
         if line is not None:
             self.write(f"{clock(event)}  {line}")
+        return line is not None
 
     def silence(self, text: str) -> None:
         """Say that nothing was heard for a while."""
@@ -122,23 +122,29 @@ class Lines:
             return f"validation at step {event['step']:,}: {_written(_figures(event))}{mark}"
         if kind == "checkpoint":
             return f"saved {event['path']}"
-        if kind == "progress" and event["what"] != self._work:
-            self._work = str(event["what"])
-            return self.state.doing
+        if kind == "progress":
+            return self._progress(event)
         if kind == "plan":
             return planned(event)
         if kind == "note":
-            return str(event.get("text", ""))
+            return noted(event)
         if kind == "done":
             return f"done: {event.get('sentence', '')}"
         if kind == "error":
             return f"{event.get('code')} {event.get('what')}"
         return None
 
+    def _progress(self, event: dict[str, Any]) -> str | None:
+        what, moment = str(event["what"]), seconds(event)
+        if what == self._work and moment - self._last_work < PLAIN_SECONDS:
+            return None
+        self._work, self._last_work = what, moment
+        return self.state.doing
+
     def _step(self, event: dict[str, Any]) -> str | None:
         moment = seconds(event)
         last = event["step"] == event["steps"]
-        if not last and moment - self._last_step < PLAIN_STEP_SECONDS:
+        if not last and moment - self._last_step < PLAIN_SECONDS:
             return None
         self._last_step = moment
         left = f"   {duration(event['seconds_left'])} left" if event.get("seconds_left") is not None else ""
@@ -147,15 +153,15 @@ class Lines:
 
 
 class Block:
-    """The live block: rewritten in place, phases that ended stay above it."""
+    """The live block: rewritten in place; the plan, notes and phases that ended stay above it."""
 
     def __init__(self, live: Any) -> None:
         self.live = live
         self.state = State()
         self._quiet = ""
 
-    def feed(self, event: dict[str, Any]) -> None:
-        """Show one event."""
+    def feed(self, event: dict[str, Any]) -> bool:
+        """Show one event: the block is drawn anew for each."""
         before = self.state.phase
         self.state.apply(event)
         self._quiet = ""
@@ -163,7 +169,10 @@ class Block:
             self.live.console.print(f"✓ {before}", style="green", highlight=False)
         if event.get("kind") == "plan":
             self.live.console.print(planned(event), highlight=False)
+        if event.get("kind") == "note":
+            self.live.console.print(noted(event), highlight=False, markup=False, soft_wrap=True)
         self._draw()
+        return True
 
     def silence(self, text: str) -> None:
         """Say in the block that nothing was heard for a while."""
@@ -182,8 +191,8 @@ class Printer(Protocol):
 
     state: State
 
-    def feed(self, event: dict[str, Any]) -> None:
-        """Show one event."""
+    def feed(self, event: dict[str, Any]) -> bool:
+        """Take in one event; returns whether its reader sees that something happened."""
         ...
 
     def silence(self, text: str) -> None:
@@ -217,42 +226,88 @@ def printer() -> AbstractContextManager[Printer]:
     return _block() if colored(sys.stderr) else _lines()
 
 
-def counting(show_line: Callable[[str], None]) -> Callable[[str, int, int | None], None]:
-    """Return a callable `(what, done, total)` that says each new thing once, and its count every ten seconds."""
-    last_what, last_time = "", 0.0
+@contextmanager
+def counting(show_line: Callable[[str], None]) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Give a callable `(what, done, total)` that says each new thing once, and its count every ten seconds.
+
+    Where neither comes for a minute, a clock beside the work says what it was last heard of.
+    """
+    last_what, last_time, doing = "", 0.0, "work"
 
     def report(what: str, done: int, total: int | None) -> None:
-        nonlocal last_what, last_time
+        nonlocal last_what, last_time, doing
         moment = time.monotonic()
-        if what != last_what or moment - last_time >= PLAIN_STEP_SECONDS:
+        if what != last_what or moment - last_time >= PLAIN_SECONDS:
             last_what, last_time = what, moment
-            show_line(f"{what}" + (f" {done:,}/{total:,}" if total else ""))
+            doing = what + (f" {done:,}/{total:,}" if total else "")
+            silence.event()
+            show_line(doing)
 
-    return report
+    with _clock(lambda quiet: show_line(f"{duration(quiet)} without news, still at {doing}")) as silence:
+        yield report
 
 
 @contextmanager
 def bar(show_line: Callable[[str], None]) -> Iterator[Callable[[str, int, int | None], None]]:
     """Give a callable `(what, done, total)`: one line with a bar on a terminal with color, `counting` elsewhere."""
     if not colored(sys.stderr):
-        yield counting(show_line)
+        with counting(show_line) as said:
+            yield said
         return
-    last = ("", 0.0)
+    last, line = ("", 0.0), ""
 
     def report(what: str, done: int, total: int | None) -> None:
-        nonlocal last
+        nonlocal last, line
         moment = time.monotonic()
+        silence.event()
         if what == last[0] and done != total and moment - last[1] < BAR_SECONDS:
             return
-        last = (what, moment)
-        sys.stderr.write(f"\r\x1b[2K{bar_line(what, done, total)}")
+        last, line = (what, moment), bar_line(what, done, total)
+        draw(line)
+
+    def draw(text: str) -> None:
+        sys.stderr.write(f"\r\x1b[2K{_cut(text, _columns() - 1)}")
         sys.stderr.flush()
 
     try:
-        yield report
+        with _clock(lambda quiet: draw(f"{line}   {duration(quiet)} without news".strip())) as silence:
+            yield report
     finally:
-        sys.stderr.write("\r\x1b[2K")
-        sys.stderr.flush()
+        draw("")
+
+
+@contextmanager
+def _clock(say: Callable[[float], None]) -> Iterator[Silence]:
+    """Give a Silence that is looked at beside the work: `say(seconds)` once a minute while nothing is heard."""
+    silence, done = Silence(SILENCE_SECONDS), threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOOK_SECONDS):
+            if (quiet := silence.due()) is not None:
+                say(quiet)
+
+    thread = threading.Thread(target=look, name="silence", daemon=True)
+    thread.start()
+    try:
+        yield silence
+    finally:
+        done.set()
+        thread.join()
+
+
+def _columns() -> int:
+    """The width of the terminal behind stderr."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # none, or one that does not say
+        return shutil.get_terminal_size().columns
+
+
+def _cut(text: str, width: int) -> str:
+    """Cut a text to the columns of a terminal: a line that wraps would not be overwritten whole."""
+    from rich.cells import cell_len, set_cell_size
+
+    return set_cell_size(text, width) if cell_len(text) > width else text
 
 
 def bar_line(what: str, done: int, total: int | None, width: int = 30) -> str:
@@ -273,6 +328,11 @@ def planned(event: dict[str, Any]) -> str:
     if "memory_bytes" in event:
         parts.append(f"{size(event['memory_bytes'])} of memory")
     return "   ".join(parts)
+
+
+def noted(event: dict[str, Any]) -> str:
+    """Return the text of a note, its commands as they can be typed here."""
+    return typed(str(event.get("text", "")))
 
 
 def clock(event: dict[str, Any]) -> str:

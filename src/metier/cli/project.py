@@ -5,18 +5,18 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from metier.cli import watch
+from metier.cli import locate, watch
 from metier.cli.flags import Json
 from metier.cli.progress import counting
 from metier.cli.show import Show, style
 from metier.core.errors import ConfigError, MachineError
 
-if TYPE_CHECKING:
-    from metier.core.project import Project
+_FIRST = ("data preview", "plan", "train")
+"""What is done with a first recipe."""
 
 
 def init(
@@ -58,24 +58,26 @@ def init(
     if asked:
         answer = typer.prompt("Data file (empty: none yet)", default="", show_default=False, err=True)
         data = Path(answer).expanduser() if answer else None
-    project = Project.create(folder.resolve(), name or folder.resolve().name)
-    value: dict[str, object] = {"project": str(project.root)}
+    root = folder.resolve()
+    value: dict[str, object] = {"project": str(root)}
     if origin is not None:
-        _carry_over(project, origin, name, model, value, show)
+        _carry_over(root, origin, name, model, value, show)
         return
     if data is None:
-        show.result(value, project.shown(project.root))
-        show.next("metier init --data FILE", "metier demo")
+        project = Project.create(root, name or root.name)
+        show.result(value, project.shown(root))
+        place = f"{shlex.quote(shown)} " if (shown := project.shown(root)) != "." else ""
+        show.next(f"metier init {place}--data FILE", "metier demo")
         return
-    first = actions.first_recipe(project, data.resolve(), name=name, task=task, model=model or "metier/nano")
+    first = actions.first_recipe(root, data.resolve(), name=name, task=task, model=model or actions.NANO)
     show.say(f"format {first.format}: {first.reason}")
-    shown = project.shown(first.path)
+    shown = first.project.shown(first.path)
     show.result({**value, "recipe": str(first.path), "format": first.format, "task": first.task}, shown)
-    show.next(f"metier data preview {shown}", f"metier plan {shown}", f"metier train {shown}")
+    show.next(*(f"metier {verb} {shlex.quote(shown)}" for verb in _FIRST))
 
 
 def _carry_over(
-    project: Project,
+    root: Path,
     origin: tuple[str, Path],
     name: str | None,
     model: str | None,
@@ -85,12 +87,12 @@ def _carry_over(
     """Write the recipe that another tool's settings say, and say what is not in it."""
     from metier.actions.origin import carry_over
 
-    made = carry_over(project, *origin, name=name, model=model)
+    made = carry_over(root, *origin, name=name, model=model)
     for key, why in made.left.items():
         show.say(f"not carried over: {key}: {why}")
-    shown = project.shown(made.path)
+    shown = made.project.shown(made.path)
     show.result({**value, "recipe": str(made.path), "from": made.tool, "left": made.left}, shown)
-    show.next(f"metier data preview {shown}", f"metier plan {shown}", f"metier train {shown}")
+    show.next(*(f"metier {verb} {shlex.quote(shown)}" for verb in _FIRST))
 
 
 def demo(
@@ -110,15 +112,17 @@ def demo(
 
     show = Show(json)
     project, path = demo_actions.create(folder.resolve())
+    locate.about(project)
     recipe = Recipe.read(path)
     show.say(f"{style('1', 'bold')} project  {project.shown(project.root)}   recipe {project.shown(path)}")
     show.say(f"{style('2', 'bold')} plan")
-    show.say(plan_actions.plan(recipe, project, progress=counting(show.say)).to_text())
+    with counting(show.say) as progress:
+        planned = plan_actions.plan(recipe, project, progress=progress)
+    show.say(planned.to_text())
     run = train_actions.create(recipe, project, path.read_text(encoding="utf-8"))
     show.say(f"{style('3', 'bold')} run {run.number}  {project.shown(run.dir)}   (Ctrl+C saves and stops)")
-    train_actions.start(run)
-    watch.foreground(run, show, then=False)
-    place = shlex.quote(project.shown(project.root))
+    watch.foreground(run, show, lambda: train_actions.start(run), then=False)
+    place = shlex.quote(str(project.root))  # whole: the first of these leads into the folder
     show.next(
         f"cd {place} && metier report last --open",
         f"cd {place} && metier predict last 'Can I move my appointment to Friday?'",

@@ -9,7 +9,7 @@ import typer
 
 from metier.cli import locate, watch
 from metier.cli.flags import Json, Overrides, RunRef
-from metier.cli.show import Show, duration, pairs, table
+from metier.cli.show import Show, confirm, duration, pairs, table, typed
 from metier.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def show_run(ref: RunRef = "last", json: Json = False) -> None:
             "folder": project.shown(run.dir),
             "report": f"{report} (of {of}, which is not the chosen checkpoint any more)" if of else report,
             "erased": " ".join(erase_runs.warnings(status)),
-            "resume": status.get("resume") if value["state"] in ("stopped", "failed") and not value["erased"] else "",
+            "resume": typed(str(status.get("resume") or ""))
+            if value["state"] in ("stopped", "failed") and not value["erased"]
+            else "",
         }
     )
     show.result(value, text)
@@ -156,11 +158,11 @@ def resume(
     run = actions.resume(project, ref, overrides or [], fork=fork)
     offset = watch.end_of_events(run)
     show.say(f"run {run.number}   {project.shown(run.dir)}")
-    actions.start(run)
     if detach:
+        actions.start(run)
         show.result({"run": run.number, "state": "running", "dir": str(run.dir), "pid": run.pid()}, str(run.number))
     else:
-        watch.foreground(run, show, offset=offset)
+        watch.foreground(run, show, lambda: actions.start(run), offset=offset)
 
 
 @app.command("rm")
@@ -179,7 +181,7 @@ def remove(
     found = [locate.run(ref) for ref in refs]
     names = ", ".join(run.dir.name for _, run in found)
     if not yes:
-        typer.confirm(f"Delete {names}?", abort=True, err=True)
+        confirm(f"Delete {names}?")
     removed: list[Path] = [actions.remove(project, str(run.dir)) for project, run in found]
     show.result({"removed": [str(path) for path in removed]}, "\n".join(f"deleted {path.name}" for path in removed))
 

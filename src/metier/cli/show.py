@@ -14,7 +14,11 @@ from typing import IO, Any, ClassVar
 
 import typer
 
+from metier.core.errors import ConfigError
+
 READER_GONE = 141
+_IN_PROJECT = "runs|report|evaluate|compare|predict|chat|models|data card"
+"""Commands whose arguments are looked up in the project around the working directory."""
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
@@ -25,6 +29,8 @@ class Show:
     json: bool = False
     printed: ClassVar[bool] = False
     """Whether this command line has put data on stdout: an error that follows must not add a second JSON document."""
+    elsewhere: ClassVar[Path | None] = None
+    """Root of the project that this command line is about, where it is not the one around the working directory."""
 
     def result(self, value: Any, text: str | None = None) -> None:
         """Print what the command was asked for on stdout: the value with `--json`, otherwise the text."""
@@ -46,8 +52,32 @@ class Show:
 
 
 def typed(text: str) -> str:
-    """Return commands as they can be typed here: `metier …`, by its path where a shell would not find this `metier`."""
-    return re.sub(r"(^|&& |; |next: )metier(?= )", lambda found: found[1] + _name(), text)
+    """Return commands as they can be typed here: `metier …`, by its path where a shell would not find this `metier`.
+
+    Those that name a run or a dataset version begin with a `cd` where the project is another one than around here.
+    """
+    home = f"cd {shlex.quote(str(Show.elsewhere))} && " if Show.elsewhere else ""
+
+    def name(found: re.Match[str]) -> str:
+        return found[1] + (home if found[2] and found[1] != "&& " else "") + _name()
+
+    return re.sub(rf"(^|&& |; |: )metier(?= (?:({_IN_PROJECT})\b)?)", name, text)
+
+
+def confirm(question: str) -> None:
+    """Ask before something is deleted for good.
+
+    Raises:
+        typer.Abort: the answer is not yes; ConfigError: E258, stdin ended without one.
+    """
+    sys.stderr.write(f"{question} [y/N]: ")
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if not answer:
+        sys.stderr.write("\n")
+        raise ConfigError(258, "Nobody is here to answer", received="the end of stdin", fix="repeat it with --yes")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise typer.Abort
 
 
 def colored(stream: IO[str] | None = None) -> bool:

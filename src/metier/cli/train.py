@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -27,9 +28,10 @@ def plan(
 
     show = Show(json)
     found = locate.recipe(words)
-    result = make_plan(found.recipe, found.project, measure=measure, progress=counting(show.say))
+    with counting(show.say) as progress:
+        result = make_plan(found.recipe, found.project, measure=measure, progress=progress)
     show.result(result, result.to_text())
-    show.next(" ".join(["metier train", *(words or [])]))
+    show.next(shlex.join(["metier", "train", *(words or [])]))
 
 
 def train(
@@ -48,9 +50,9 @@ def train(
     found = locate.recipe(words)
     run = actions.create(found.recipe, found.project, found.text)
     show.say(f"run {run.number}   {found.project.shown(run.dir)}")
-    actions.start(run)
     if detach:
+        actions.start(run)
         show.result({"run": run.number, "state": "running", "dir": str(run.dir), "pid": run.pid()}, str(run.number))
         show.next(f"metier runs logs -f {run.number}", f"metier runs stop {run.number}")
     else:
-        watch.foreground(run, show)
+        watch.foreground(run, show, lambda: actions.start(run))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -22,17 +22,20 @@ LOG_TAIL_LINES = 40
 _EXIT = {"SIGINT": 130, "SIGTERM": 143, "killed": 130}
 
 
-def foreground(run: Run, show: Show, *, offset: int = 0, then: bool = True) -> None:
-    """Show a run until it ends; Ctrl+C and SIGTERM go to the worker as requests, a second one ends it at once.
+def foreground(run: Run, show: Show, start: Callable[[], object], *, offset: int = 0, then: bool = True) -> None:
+    """Start a run and show it until it ends; Ctrl+C and SIGTERM go to the worker as requests, a second one ends it.
 
     Args:
+        start: starts the worker; what is asked meanwhile reaches it as soon as it can hear it.
         offset: where this start's events begin in events.jsonl (a resumed run has earlier ones).
         then: whether to name the next commands.
 
     Raises:
         typer.Exit: 130 or 143, the run was stopped; MetierError: the error that the worker met.
     """
-    with printer() as shown, _passing_signals_to(run, shown):
+    with printer() as shown, _passing_signals_to(run, shown) as started:
+        start()
+        started()
         _feed(run, shown, offset)
     outcome(run, show, then=then)
 
@@ -100,8 +103,8 @@ def _feed(run: Run, shown: Printer, offset: int) -> None:
     silence = Silence()
     for event in jobs.watch(run, offset=offset):
         if event is not None:
-            silence.event()
-            shown.feed(event)
+            if shown.feed(event):
+                silence.event()
             continue
         quiet = silence.due()
         if quiet is not None:
@@ -111,14 +114,28 @@ def _feed(run: Run, shown: Printer, offset: int) -> None:
 
 
 @contextmanager
-def _passing_signals_to(run: Run, shown: Printer) -> Iterator[None]:
-    """Turn the first Ctrl+C or SIGTERM into a request to the worker, the second into its end."""
+def _passing_signals_to(run: Run, shown: Printer) -> Iterator[Callable[[], None]]:
+    """Turn the first Ctrl+C or SIGTERM into a request to the worker, the second into its end.
+
+    Gives a callable that says that the worker has started: a request from before is handed on then.
+    """
     from metier.core import jobs
 
     asked: float | None = None
+    begun = False
+    early: int | None = None
+
+    def started() -> None:
+        nonlocal begun
+        begun = True
+        if early is not None:
+            handle(early, None)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
+        nonlocal asked, early
+        if not begun:
+            early = number
+            return
         try:
             if asked is not None:
                 # Nobody presses Ctrl+C twice by mistake; SIGTERM comes to a process and again to its group.
@@ -135,7 +152,7 @@ def _passing_signals_to(run: Run, shown: Printer) -> Iterator[None]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield started
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

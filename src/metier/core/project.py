@@ -323,7 +323,8 @@ class Project:
             expanded = str(Path(expanded).expanduser())
         return (self.root / expanded).resolve()
 
-    def shown(self, path: Path) -> str:
+    @staticmethod
+    def shown(path: Path) -> str:
         """Return a path as a user would type it: relative to the working directory where that is shorter."""
         with contextlib.suppress(ValueError):
             return str(path.resolve().relative_to(Path.cwd()))

@@ -12,8 +12,10 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from metier.core.errors import DataError, MachineError
@@ -169,7 +171,8 @@ def _unreadable(error: OSError, name: str) -> DataError:
 def _hub(name: str) -> Iterator[Row | BadRow]:
     try:
         datasets = need("datasets", f"read the hub data set `{name}`")
-        table: Any = datasets.load_dataset(name, split="train", download_mode="reuse_dataset_if_exists")
+        with _offline(datasets):
+            table: Any = datasets.load_dataset(name, split="train", download_mode="reuse_dataset_if_exists")
     except (MachineError, OSError, ValueError) as error:
         raise DataError(
             303,
@@ -180,6 +183,26 @@ def _hub(name: str) -> Iterator[Row | BadRow]:
         ) from error
     for number, record in enumerate(table, start=1):
         yield typed(record, f"{HUB}{name}:{number}")
+
+
+@contextmanager
+def _offline(datasets: ModuleType) -> Iterator[None]:
+    """Let the Hugging Face libraries refuse the network, whatever the environment said when they were imported.
+
+    Both have this setting as a value that each request looks at: `HF_DATASETS_OFFLINE` is the older name of one.
+    """
+    from huggingface_hub import constants
+
+    own = datasets.config
+    settings = [(constants, "HF_HUB_OFFLINE"), (own, "HF_HUB_OFFLINE"), (own, "HF_DATASETS_OFFLINE")]
+    before = [(module, name, getattr(module, name)) for module, name in settings if hasattr(module, name)]
+    for module, name, _ in before:
+        setattr(module, name, True)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
 
 
 Reader = Callable[[BinaryIO, str], Iterator[Row | BadRow]]

@@ -193,7 +193,10 @@ def _training_context(report: Report) -> dict[str, Any]:
     return {
         "training_facts": facts,
         "overfitting": "None seen: validation did not turn while the training loss fell." if calm else t.overfitting,
-        "estimate_rows": [_estimate(key, t.estimate.get(key), t.actual.get(key)) for key in {**t.estimate, **t.actual}],
+        "estimate_rows": [
+            _estimate(key, t.estimate.get(key), t.actual.get(key), scaled=t.estimate_scaled)
+            for key in {**t.estimate, **t.actual}
+        ],
         "choice_rows": [(name.replace("_", " "), reason) for name, reason in t.choices.items()],
     }
 
@@ -212,15 +215,21 @@ def _checkpoint(t: TrainingSummary) -> str:
     return f"step {t.best_step:,}{why.get(t.chosen_by, f', chosen by the {t.chosen_by} on validation')}{sure}"
 
 
-def _estimate(key: str, planned: float | None, actual: float | None) -> tuple[str, str, str, str]:
-    """Return one line of the plan against what happened, in the unit that the key ends in."""
+def _estimate(
+    key: str, planned: float | None, actual: float | None, *, scaled: bool = False
+) -> tuple[str, str, str, str]:
+    """Return one line of the plan against what happened, in the unit that the key ends in.
+
+    Args:
+        scaled: the planned times are for what the run did, which ended before its planned steps.
+    """
     show = duration if key.endswith("seconds") else size if key.endswith("bytes") else number
     gap = None
     if planned and actual is not None and math.isfinite(planned) and math.isfinite(actual):
         gap = 100 * (actual / planned - 1)
     names = {
-        "seconds": "Training",
-        "validation_seconds": "Evaluations during training",
+        "seconds": "Training" + (", the steps taken" if scaled else ""),
+        "validation_seconds": "Evaluations during training" + (", those made" if scaled else ""),
         "memory_bytes": "Memory",
         "disk_bytes": "Disk",
     }

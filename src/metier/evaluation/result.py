@@ -203,6 +203,9 @@ class TrainingSummary(Part):
     curve: list[dict[str, float]] = Field([], description="step, loss, learning_rate, grad_norm, tokens_per_second")
     validation_curve: list[dict[str, float]] = Field([], description="step, loss, and metrics such as accuracy")
     estimate: dict[str, float] = Field({}, description="planned seconds, validation_seconds, memory_bytes, disk_bytes")
+    estimate_scaled: bool = Field(
+        False, description="The planned times are for the steps and evaluations that came to be, not for all planned."
+    )
     actual: dict[str, float] = Field({}, description="the same keys, measured")
     choices: dict[str, str] = Field({}, description="automatic choice → value because reason")
 

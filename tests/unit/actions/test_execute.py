@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from contract.recipe_probes import Desk
+from contract.recipe_probes import Desk, _NoStop
 from contract.test_methods import examples, parts
-from metier.actions import compiling, compose, execute, train
+from metier.actions import compiling, compose, execute, summary, train, trunk
+from metier.actions import plan as plans
 from metier.core import jobs
 from metier.core.errors import ConfigError, DataError, MachineError
 from metier.core.project import Project, read_json, write_json
@@ -162,6 +164,73 @@ def test_whatever_ends_the_loop_the_save_that_was_on_its_way_is_kept(
         execute._train(own, made, SimpleNamespace(signal=None, deferred=False, now=lambda: None), {}, 0.0)  # type: ignore[arg-type]
     found, _ = checkpoint.newest(own.checkpoints_dir)
     assert found is not None and found.name == "step-000001"
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    return Desk(tmp_path_factory.mktemp("desk"))
+
+
+def begun(desk: Desk, **changes: Any) -> tuple[Run, Project]:
+    """A run that waits for its worker; two epochs over a frozen trunk."""
+    given = {"training.max_steps": None, "training.num_train_epochs": 2, **changes}
+    project = desk.project()
+    return train.create(desk.recipe(given), project), project
+
+
+def kinds(run: Run) -> list[str]:
+    return [event["kind"] for event in run.events()]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "none"], ids=["checkpoints", "a frozen part"])
+def test_a_disk_without_room_for_what_the_run_writes_refuses_it_before_a_step(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, adapter: str
+) -> None:
+    run, project = begun(desk, adapter={"kind": adapter}, **{"training.save_total_limit": 3})
+    with monkeypatch.context() as patch:
+        patch.setattr(plans.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        with pytest.raises(MachineError, match="E423") as refused:
+            execute.execute(run, project, _NoStop())
+    assert refused.value.received == "0.00 GB free"
+    assert refused.value.fix.startswith("training.save_total_limit=1 → predicted ")
+    assert "step" not in kinds(run) and not run.checkpoints_dir.exists()
+    planned = read_json(run.dir / "plan.json")["disk_bytes"]
+    execute.execute(run, project, _NoStop())
+    assert "done" in kinds(run)
+    # What lies there is not written once more: a resume of the same run is not refused for it.
+    parts = compose.compose(desk.recipe({}), project)
+    there = summary.disk_bytes(run.checkpoints_dir)
+    predicted: Any = SimpleNamespace(fits_memory=True, fits_disk=False, disk_bytes=planned, ladder=["less"])
+    monkeypatch.setattr(execute, "bytes_there", lambda _: 50)
+    predicted.disk_free_bytes = planned - there - 50
+    execute._fit(run, parts, predicted)
+    predicted.disk_free_bytes -= 1
+    with pytest.raises(MachineError, match="E423"):
+        execute._fit(run, parts, predicted)
+
+
+def test_what_is_kept_of_a_frozen_part_is_found_again(desk: Desk) -> None:
+    recipe = desk.recipe({"adapter": {"kind": "none"}, "training.num_train_epochs": 3, "training.max_steps": None})
+    parts = compose.compose(recipe, desk.project())
+    assert trunk.bytes_there(parts) == 0
+    written = trunk.keep(parts, lambda what, done, total: None)
+    assert trunk.bytes_there(parts) >= written > 0
+
+
+def test_memory_that_is_predicted_too_small_is_told_with_the_ladder_before_the_first_step(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, project = begun(desk)
+    monkeypatch.setattr(plans, "available_memory_bytes", lambda device: 1_000_000_000 // 4)
+    monkeypatch.setattr(execute, "release_freed_memory", lambda: False)  # a setting of this whole process
+    execute.execute(run, project, _NoStop())
+    told = [event for event in run.events("note") if event["code"] == "fit"]
+    assert len(told) == 1
+    assert re.match(
+        r"predicted not to fit: 0\.\d\d of 0\.25 GB of memory; .*a smaller model\.name_or_path$", told[0]["text"]
+    )
+    order = [event.get("code", event["kind"]) for event in run.events()]
+    assert order.index("fit") < order.index("step") and order[-1] == "done"
 
 
 class Asked:

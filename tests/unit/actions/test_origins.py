@@ -23,7 +23,7 @@ def project(tmp_path: Path) -> Project:
 def carried(project: Project, tool: str, settings: Any, **options: Any) -> tuple[Recipe, Carried, str]:
     file = project.root.parent / "theirs.yaml"
     file.write_text(settings if isinstance(settings, str) else json.dumps(settings), encoding="utf-8")
-    made = carry_over(project, tool, file, **options)
+    made = carry_over(project.root, tool, file, **options)
     return Recipe.read(made.path), made, made.path.read_text(encoding="utf-8")
 
 
@@ -237,7 +237,7 @@ def test_a_base_and_rows_that_lie_beside_the_settings_are_found(project: Project
     file.write_text(
         yaml.safe_dump({"base_model": "./base", "learning_rate": 1e-3, "datasets": [{"path": "rows.jsonl"}]})
     )
-    recipe = Recipe.read(carry_over(project, "axolotl", file).path)
+    recipe = Recipe.read(carry_over(project.root, "axolotl", file).path)
     assert recipe.model.name_or_path == str(project.root / "base")
     assert recipe.data.sources[0].path == "rows.jsonl", "as the project reads it"
 
@@ -265,10 +265,10 @@ def test_settings_that_cannot_be_used_are_said_with_their_file_and_nothing_is_wr
 
 def test_an_unknown_tool_a_missing_file_and_a_recipe_that_is_there(project: Project) -> None:
     with pytest.raises(ConfigError, match="unsloth") as error:
-        carry_over(project, "unsloth", project.root / "x.yaml")
+        carry_over(project.root, "unsloth", project.root / "x.yaml")
     assert error.value.number == 210 and "axolotl" in error.value.expected
     with pytest.raises(ConfigError) as missing:
-        carry_over(project, "trl", project.root / "x.yaml")
+        carry_over(project.root, "trl", project.root / "x.yaml")
     assert missing.value.number == 280
     carried(project, "trl", {"model_name_or_path": "b"})
     with pytest.raises(ConfigError) as there:

@@ -172,7 +172,9 @@ def test_what_fits_has_memory_and_disk_and_costs_no_further_dry_run(
     monkeypatch.setattr(plans, "memory_ladder", lambda *_, **__: pytest.fail("it fits"))
     found = plans.plan_parts(parts_of(project, "sft"))
     assert found.fits and found.ladder == [] and "does not fit" not in found.to_text()
-    assert not found.model_copy(update={"disk_free_bytes": found.disk_bytes - 1}).fits
+    full = found.model_copy(update={"disk_free_bytes": found.disk_bytes - 1})
+    assert not full.fits
+    assert (found.model_dump(mode="json")["fits"], full.model_dump(mode="json")["fits"]) == (True, False)
 
 
 def test_a_full_disk_is_told_with_what_would_be_written_instead(
@@ -185,6 +187,16 @@ def test_a_full_disk_is_told_with_what_would_be_written_instead(
     least = found.disk_bytes // 6 * 3  # the best, the newest, and the one being written
     assert found.ladder[0] == f"training.save_total_limit=1 → predicted {least / 1e9:.2f} GB of disk"
     assert found.to_text().splitlines()[-1].startswith("does not fit training.save_total_limit=1 → ")
+
+
+def test_the_disk_is_for_the_checkpoints_that_the_run_can_write(project: Project) -> None:
+    one = {"num_train_epochs": 1, "batch_size": 16, "save_total_limit": 4}
+    few = replace(parts_of(project, "sft", **one), every_steps=2, save_steps=3)
+    assert few.plan.steps == 3, "saved after 2 and 3"
+    found = plans.plan_parts(few)
+    assert found.disk_bytes == 12 * found.trainable_parameters * 2
+    muon = plans.plan_parts(replace(parts_of(project, "sft", optimizer="muon", **one), every_steps=2, save_steps=3))
+    assert muon.disk_bytes == (4 * muon.trainable_parameters + muon.memory_parts["optimizer"]) * 2 < found.disk_bytes
 
 
 def live(found: plans.Plan) -> int:

@@ -42,7 +42,7 @@ def recipe(project: Project, text: str) -> Path:
 
 
 def test_a_first_recipe_follows_from_the_rows(project: Project) -> None:
-    first = first_recipe(project, project.root / "a.csv", name="My Bot!")
+    first = first_recipe(project.root, project.root / "a.csv", name="My Bot!")
     read = Recipe.read(first.path)
     assert (first.path.name, read.name) == ("my-bot.yaml", "my-bot")
     assert (first.format, read.objective.task, read.method.kind) == ("labelled", "classify", "classify")
@@ -61,21 +61,21 @@ def test_a_first_recipe_follows_from_the_rows(project: Project) -> None:
 def test_each_shape_has_its_method(project: Project, row: dict[str, object], task: str, method: str) -> None:
     path = project.root / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for _ in range(5)))
-    read = Recipe.read(first_recipe(project, path).path)
+    read = Recipe.read(first_recipe(project.root, path).path)
     assert (read.objective.task, read.method.kind) == (task, method)
 
 
 def test_a_stated_task_wins_and_a_second_recipe_of_that_name_is_refused(project: Project) -> None:
-    first = first_recipe(project, project.root / "a.csv", task="extract")
+    first = first_recipe(project.root, project.root / "a.csv", task="extract")
     assert Recipe.read(first.path).objective.task == "extract"
     with pytest.raises(ConfigError, match="E264"):
-        first_recipe(project, project.root / "a.csv")
+        first_recipe(project.root, project.root / "a.csv")
 
 
 def test_an_odd_path_is_quoted(project: Project) -> None:
     odd = project.root / "data: it's #1.csv"
     odd.write_bytes((project.root / "a.csv").read_bytes())
-    assert Recipe.read(first_recipe(project, odd).path).data.sources[0].path == odd.name
+    assert Recipe.read(first_recipe(project.root, odd).path).data.sources[0].path == odd.name
 
 
 def test_a_source_is_added_and_every_comment_stays(project: Project) -> None:
@@ -184,7 +184,7 @@ def test_a_fork_names_the_users_file(project: Project) -> None:
 
 
 def test_labelled_rows_under_a_task_that_writes_make_a_recipe_that_can_be_trained(project: Project) -> None:
-    first = first_recipe(project, project.root / "a.csv", name="x", task="extract")
+    first = first_recipe(project.root, project.root / "a.csv", name="x", task="extract")
     read = Recipe.read(first.path)
     assert (read.objective.task, read.method.kind) == ("extract", "sft")
     train.check_kinds(read)
@@ -192,5 +192,5 @@ def test_labelled_rows_under_a_task_that_writes_make_a_recipe_that_can_be_traine
 
 def test_a_misspelt_task_leaves_no_recipe_behind(project: Project) -> None:
     with pytest.raises(ConfigError, match="E202"):
-        first_recipe(project, project.root / "a.csv", name="x", task="sumarize")
-    assert first_recipe(project, project.root / "a.csv", name="x", task="summarize").path.is_file()
+        first_recipe(project.root, project.root / "a.csv", name="x", task="sumarize")
+    assert first_recipe(project.root, project.root / "a.csv", name="x", task="summarize").path.is_file()

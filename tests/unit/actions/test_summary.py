@@ -85,6 +85,30 @@ def test_steps_that_a_kill_lost_and_a_resume_took_again_count_once(run: Run) -> 
     assert (found.actual["seconds"], found.actual["validation_seconds"]) == (found.seconds, 0.5)
 
 
+def test_the_planned_times_of_a_run_that_ended_early_are_for_what_it_did(run: Run) -> None:
+    plan = {
+        "steps": 40,
+        "seconds": 400.0,
+        "validations": 20,
+        "validation_seconds": 60.0,
+        "memory_bytes": 9,
+        "disk_bytes": 8,
+    }
+    write_json(run.dir / "plan.json", plan)
+    steps(run, 1, 10, evaluations={2: 0.5, 4: 0.6, 6: 0.7})
+    choose(run, 2)
+    found = summary(run, 2, planned=40)
+    assert found.estimate == {"seconds": 100.0, "validation_seconds": 9.0, "memory_bytes": 9.0, "disk_bytes": 8.0}
+    assert found.estimate_scaled
+    whole = summary(run, 2, planned=10)
+    write_json(run.dir / "plan.json", {**plan, "steps": 10, "validations": 3})
+    whole = summary(run, 2, planned=10)
+    assert (whole.estimate["seconds"], whole.estimate["validation_seconds"]) == (400.0, 60.0)
+    assert not whole.estimate_scaled
+    write_json(run.dir / "plan.json", {"steps": 20, "seconds": 400.0})  # of an older Metier
+    assert summary(run, 2, planned=20).estimate == {"seconds": 200.0}
+
+
 def test_the_measured_checkpoint_is_named_whatever_was_chosen(run: Run) -> None:
     steps(run, 1, 8, evaluations={4: 0.5, 8: 0.7})
     choose(run, 4)

@@ -11,12 +11,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 
 from metier import __version__
-from metier.cli import app, doctor, evaluate
+from metier.actions import evaluate, models
+from metier.cli import app, doctor, watch
+from metier.cli import evaluate as faces
+from metier.cli.show import Show
 from metier.core import audit
 from metier.core.errors import Bug, GateError, MachineError
 from metier.core.project import Project, write_json
+from metier.core.recipe import Recipe
 from metier.core.run import Run
 
 Out = Any
@@ -172,6 +177,41 @@ def test_no_color_where_nobody_looks(project: Project) -> None:
     assert "\x1b[" not in done.stdout + done.stderr
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stdout_too", [False, True], ids=["stdout in a pipe", "both on a terminal"])
+def test_what_goes_to_stdout_is_coloured_where_stdout_is_a_terminal(
+    project: Project, monkeypatch: pytest.MonkeyPatch, stdout_too: bool
+) -> None:
+    run = make_run(project, "done")
+    question = SimpleNamespace(columns=("text",), once=False)
+    session = SimpleNamespace(question=question, cut_tokens=0, reply=lambda _: "fine", base_reply=lambda _: "no")
+    monkeypatch.setattr(models, "chat", lambda *_, **__: session)
+    system = SimpleNamespace(label="this run", figures=[])
+    report = SimpleNamespace(sentence="Worth it.", warnings=["few rows"], systems=[system], targets=[])
+    summary = SimpleNamespace(training=SimpleNamespace(best_step=1), data=SimpleNamespace(rows={}), split="test")
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: SimpleNamespace(**vars(report), **vars(summary)))
+    monkeypatch.setattr(evaluate, "folder_of", lambda *_, **__: run.dir)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for argv in (
+        ["catalog", "ls"],
+        ["catalog", "show", "adapters", "lora"],
+        ["chat", "1", "--vs", "base"],
+        ["evaluate"],
+    ):
+        out, err = Terminal() if stdout_too else io.StringIO(), Terminal()
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdin", io.StringIO("hello\n"))
+            patch.setattr("sys.stdout", out)
+            patch.setattr("sys.stderr", err)
+            assert app.run(argv) == 0, err.getvalue()
+        assert out.getvalue() and ("\x1b[" in out.getvalue()) == stdout_too, argv
+
+
 # ───────────────────────────────────────────────────────────────────────────── runs
 
 
@@ -244,6 +284,150 @@ def test_stopping_what_does_not_run(project: Project, capsys: Out) -> None:
     assert capsys.readouterr().err.startswith("E253")
 
 
+def printed(err: str, mark: str) -> list[str]:
+    """The commands that stand behind a mark, as a reader would copy them."""
+    return [line.partition(mark)[2] for line in err.splitlines() if mark in line]
+
+
+def as_typed(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["no project around", "another project around"])
+def test_commands_that_are_printed_for_a_project_elsewhere_run_as_printed(
+    project: Project, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    run = make_run(project, "stopped", reason="SIGTERM", resume="metier runs resume 1")
+    run.event("note", code="stopped", text="stopped on request; continue with: metier runs resume 1")
+    here = tmp_path / "my desk"
+    here.mkdir()
+    if inside:
+        make_run(Project.create(here, "other"), "done")
+    monkeypatch.chdir(here)
+    there = f"cd {project.root} && "
+    assert app.run(["runs", "stop", str(run.dir)]) == 2
+    (command,) = printed(capsys.readouterr().err, "next: ")
+    assert command.startswith(there)
+    assert "stopped" in as_typed(command, here).stdout, "run 1 of that project, not of the one around"
+    assert app.run(["runs", "show", str(run.dir)]) == 0
+    assert f"{there}" in printed(capsys.readouterr().out, "resume ")[0]
+    assert app.run(["runs", "logs", str(run.dir)]) == 0
+    assert printed(capsys.readouterr().out, "continue with: ")[0].startswith(there)
+    with pytest.raises(typer.Exit):
+        watch.outcome(run, Show())
+    assert printed(capsys.readouterr().err, "Continue with:  ")[0].startswith(there)
+    monkeypatch.chdir(run.dir)
+    assert app.run(["runs", "stop", str(run.dir)]) == 2
+    assert "cd " not in capsys.readouterr().err
+
+
+def test_the_commands_after_init_are_quoted_and_name_the_folder(
+    tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["init", "my desk", "--name", "x"]) == 0
+    assert printed(capsys.readouterr().err, "next  ")[0].endswith("init 'my desk' --data FILE")
+    Path("my rows.csv").write_text("text,label\n" + "".join(f"text number {n},{n % 2}\n" for n in range(40)))
+    assert app.run(["init", "my desk", "--data", "my rows.csv"]) == 0
+    command = printed(capsys.readouterr().err, "next  ")[0]
+    assert command.endswith("data preview 'my desk/recipes/my-rows.yaml'")
+    assert as_typed(command, tmp_path).returncode == 0
+    assert app.run(["init", "my desk", "--data", "my rows.csv"]) == 2
+    (again,) = printed(capsys.readouterr().err, "next: ")
+    assert as_typed(again, tmp_path).returncode == 0
+    assert (tmp_path / "my desk" / "recipes" / "other.yaml").is_file()
+    monkeypatch.chdir("my desk")
+    assert app.run(["init", "--name", "x"]) == 0
+    assert printed(capsys.readouterr().err, "next  ")[0].endswith("init --data FILE")
+    for recipe in Path("recipes").glob("*.yaml"):
+        recipe.unlink()
+    monkeypatch.chdir("data")
+    assert app.run(["plan"]) == 2
+    assert printed(capsys.readouterr().err, "next: ")[0].endswith(f"init '{tmp_path}/my desk' --data FILE")
+    settings = Path("theirs.yaml")
+    settings.write_text("base_model: metier/nano\ndatasets: [{path: rows.jsonl, type: chat_template}]\n")
+    (tmp_path / "my desk" / "recipes" / "theirs.yaml").touch()
+    assert app.run(["init", "..", "--from", "axolotl", "theirs.yaml"]) == 2
+    place = f"'{tmp_path}/my desk'"
+    said = printed(capsys.readouterr().err, "next: ")[0]
+    assert said.endswith(f"init {place} --from axolotl theirs.yaml --name OTHER")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["--data", "nothere.csv"], 3),
+        (["--data", "rows.csv", "--task", "sumarize"], 2),
+        (["--from", "axolotl", "nothere.yaml"], 2),
+        (["--from", "axolotl", "wrong.yaml"], 2),
+    ],
+)
+def test_an_init_that_is_refused_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(9)))
+    Path("wrong.yaml").write_text("learning_rate: -1\nbase_model: b\n")
+    before = sorted(tmp_path.iterdir())
+    assert app.run(["init", *argv]) == code
+    assert app.run(["init", "desk", *argv]) == code
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("origin", [False, True], ids=["from rows", "from another tool"])
+def test_the_model_of_init_is_found_from_the_working_directory_as_the_rows_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(9)))
+    Path("theirs").mkdir()
+    Path("theirs", "s.yaml").write_text("base_model: its/own\ndatasets: [{path: rows.jsonl, type: alpaca}]\n")
+    for folder in ("my base", "theirs/my base", "desk/models/base", "metier/nano"):
+        Path(folder).mkdir(parents=True)
+    rows = ["--from", "axolotl", "theirs/s.yaml"] if origin else ["--data", "rows.csv"]
+    for number, (given, written) in enumerate(
+        {
+            "./my base": str(tmp_path / "my base"),
+            "desk/models/base": "models/base",
+            "models/base": "models/base",
+            "org/name": "org/name",
+            "metier/nano": "metier/nano",
+        }.items()
+    ):
+        assert app.run(["init", "desk", *rows, "--name", f"r{number}", "--model", given]) == 0
+        recipe = Recipe.read(Path("desk", "recipes", f"r{number}.yaml"))
+        assert recipe.model.name_or_path == written
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["runs", "rm", "1"], ["erase", "--subject", "P-1"], ["data", "vault", "destroy", "support"]],
+    ids=["a run", "a person", "a vault"],
+)
+def test_where_nobody_can_answer_the_question_is_an_error_and_with_json_a_document(
+    project: Project, capsys: Out, monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
+    run = make_run(project, "done")
+    (project.root / "rows.jsonl").write_text('{"text": "hello", "label": "a", "person": "P-1"}\n')
+    source = "{path: rows.jsonl, permission: {subject_key: person}}"
+    (project.root / "recipes" / "a.yaml").write_text(f"name: a\ndata: {{sources: [{source}]}}\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert app.run([*argv, "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["code"] == "E258"
+    assert "--yes" in err
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert app.run(argv) == 130
+    assert run.dir.is_dir()
+
+
+def test_a_question_is_answered_with_yes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(project, "done")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert app.run(["runs", "rm", "1"]) == 0
+    assert not run.dir.exists()
+
+
 # ───────────────────────────────────────────────────────────────────────────── report, audit, catalog, card
 
 
@@ -282,7 +466,7 @@ def test_a_report_of_another_checkpoint_than_the_chosen_one_is_not_shown_as_the_
 
 @pytest.mark.parametrize(("value", "shown"), [(0.919996, "0.919996"), (0.92, "0.92"), (0.87654, "0.8765"), (None, "–")])
 def test_a_missed_target_is_not_rounded_to_what_was_asked_for(value: float | None, shown: str) -> None:
-    assert evaluate._against(SimpleNamespace(value=value, condition=" >= 0.92")) == shown
+    assert faces._against(SimpleNamespace(value=value, condition=" >= 0.92")) == shown
 
 
 def test_audit_verify_exits_with_6_on_tampering(project: Project, capsys: Out) -> None:

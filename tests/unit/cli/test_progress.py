@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from metier.cli import progress
 from metier.cli.progress import Block, Lines, Silence, State, bar, bar_line, clock, counting
 
 
@@ -55,6 +58,23 @@ def test_the_plan_is_told_with_its_figures_in_lines_and_above_the_block() -> Non
     assert kept[1:] == ["plan: 3 steps"]
 
 
+def test_notes_stay_above_the_block_whatever_comes_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    screen = io.StringIO()
+    long = "predicted not to fit: 25.1 of 24.0 GB of memory; training.micro_batch_tokens=512 → predicted 14.9 GB"
+    with Live(console=Console(file=screen, force_terminal=True, width=60), transient=True, auto_refresh=False) as live:
+        block = Block(live)
+        for text in ("resumed from step-000010", long):
+            block.feed(event("note", code="x", text=text))
+        assert block.state.block() == ["start"], "they take no line of it"
+        block.feed(STORY[4])
+    left = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert "resumed from step-000010" in left
+    assert long in " ".join(left.split()), "whole, however long"
+
+
 def test_a_bar_has_its_share_and_a_thing_without_a_total_its_count() -> None:
     assert bar_line("clean", 1, 4, width=8) == "━━──────  25%  clean 1/4"
     assert bar_line("clean", 4, 4, width=8) == "━━━━━━━━ 100%  clean 4/4"
@@ -82,6 +102,23 @@ def test_a_bar_is_drawn_on_a_terminal_alone_and_leaves_nothing_behind(monkeypatc
     with bar(said.append) as report:
         report("clean", 1, 4)
     assert said == ["clean 1/4"] and sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_a_bar_never_takes_a_second_line_of_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with bar(lambda _: None) as report:
+        report("reading a/long/path/of/rows.jsonl", 120_000, None)
+        report("読み込み中の長い名前のファイル一覧です.jsonl", 5, None)
+    drawn = [line for line in sys.stderr.getvalue().split("\r\x1b[2K") if line]  # type: ignore[attr-defined]
+    assert drawn[0] == "reading a/long/path/of/rows.j"
+    assert drawn[1] == "読み込み中の長い名前のファイ ", "14 wide characters, and no half of one"
 
 
 def test_before_training_it_says_what_it_prepares() -> None:
@@ -147,17 +184,68 @@ def test_a_minute_of_silence_is_broken_once_a_minute() -> None:
     assert silence.due() is None
 
 
+def test_plain_lines_show_the_same_work_again_every_ten_seconds() -> None:
+    written: list[str] = []
+    lines = Lines(written.append)
+    told = [lines.feed(event("progress", second, what="writing", done=second, total=60)) for second in range(0, 60, 3)]
+    assert [line.split("  ")[1] for line in written] == [f"start: writing {n}/60" for n in (0, 12, 24, 36, 48)]
+    assert [3 * place for place, shown in enumerate(told) if shown] == [0, 12, 24, 36, 48]
+
+
 def test_counting_says_each_new_thing_once(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: moment[0])
     said: list[str] = []
-    report = counting(said.append)
-    for what, done, total, after in [
-        ("read", 1, None, 0),
-        ("read", 2, None, 1),
-        ("split", 0, 9, 0),
-        ("split", 5, 9, 11),
-    ]:
-        moment[0] += after
-        report(what, done, total)
+    with counting(said.append) as report:
+        for what, done, total, after in [
+            ("read", 1, None, 0),
+            ("read", 2, None, 1),
+            ("split", 0, 9, 0),
+            ("split", 5, 9, 11),
+        ]:
+            moment[0] += after
+            report(what, done, total)
     assert said == ["read", "split 0/9", "split 5/9"]
+
+
+def until(said: list[str], many: int) -> None:
+    patience = time.monotonic() + 20
+    while len(said) < many:
+        assert time.monotonic() < patience
+        time.sleep(0.01)
+
+
+def test_work_that_says_nothing_for_long_is_told_by_a_clock_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(progress, "LOOK_SECONDS", 0.01)
+    said: list[str] = []
+    with counting(said.append) as report:
+        until(said, 1)
+        report("the base answers", 3, 9)
+        until(said, 3)
+    told = list(said)
+    assert told[0] == "0 s without news, still at work"
+    assert told[1] == "the base answers 3/9"
+    assert set(told[2:]) == {"0 s without news, still at the base answers 3/9"}
+    time.sleep(0.3)
+    assert said == told, "the clock ends with the work"
+
+
+def test_a_bar_that_stands_still_says_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(progress, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(progress, "LOOK_SECONDS", 0.01)
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    with bar(lambda _: None) as report:
+        report("clean", 1, 4)
+        patience = time.monotonic() + 20
+        while "without news" not in screen.getvalue():
+            assert time.monotonic() < patience
+            time.sleep(0.01)
+    assert "clean 1/4   0 s without news" in screen.getvalue()

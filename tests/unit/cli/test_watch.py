@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from metier.cli import watch
+from metier.cli.progress import Lines, Silence
 from metier.core import jobs
 from metier.core.project import Project
 from metier.core.run import Run
@@ -23,10 +26,13 @@ from pathlib import Path
 from metier.core.run import Run
 
 run, how = Run(Path(sys.argv[1])), sys.argv[2]
-run.hold()
 asked = []
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda n, f: asked.append(n))
+if how == "slow":
+    (run.dir / "begun").touch()
+    time.sleep(2)
+run.hold()
 run.move("running")
 run.event("phase", name="train", text="")
 if how == "error":
@@ -54,14 +60,15 @@ import sys, typer
 from pathlib import Path
 from metier.cli import app, watch
 from metier.cli.show import Show
+from metier.cli import watch
+from metier.cli.progress import Lines, Silence
 from metier.core import jobs
 from metier.core.project import Project
 from metier.core.run import Run
 
 def find():
     run = Run(Path(sys.argv[2]))
-    jobs.start([sys.executable, *sys.argv[1:4]], run)
-    watch.foreground(run, Show("--json" in sys.argv))
+    watch.foreground(run, Show("--json" in sys.argv), lambda: jobs.start([sys.executable, *sys.argv[1:4]], run))
     raise typer.Exit
 
 Project.find = staticmethod(find)
@@ -111,6 +118,20 @@ def test_a_request_saves_stops_and_prints_the_resume_command(run: Run, number: s
     assert "metier runs resume 1" in err
     assert "Traceback" not in err
     assert (run.status()["state"], run.status()["reason"]) == ("stopped", number.name)
+
+
+def test_a_request_that_comes_before_the_worker_can_hear_it_is_handed_on(run: Run) -> None:
+    process = foreground(run, "slow")
+    patience = time.monotonic() + 20
+    while not (run.dir / "begun").exists():
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+    assert not run.held()
+    process.send_signal(signal.SIGINT)
+    returned, _, err = ends(process)
+    assert returned == 130
+    assert "metier runs resume 1" in err and "Traceback" not in err
+    assert (run.status()["state"], run.status()["reason"]) == ("stopped", "SIGINT")
 
 
 def test_a_second_ctrl_c_stops_at_once(run: Run) -> None:
@@ -193,3 +214,25 @@ def test_a_worker_killed_by_the_system_says_so(run: Run) -> None:
     assert code == 4
     assert "E454" in err
     assert "metier runs resume 1" in err
+
+
+def test_events_that_show_nothing_do_not_break_the_silence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = [0.0]
+    monkeypatch.setattr(watch, "Silence", lambda: Silence(60, now=lambda: moment[0]))
+
+    def events(run: Run, offset: int) -> Iterator[dict[str, Any] | None]:
+        for second in range(0, 150):
+            moment[0] = second
+            if second in (0, 100):
+                yield {"time": "2026-01-01T00:00:00Z", "kind": "phase", "name": "train", "text": "steps"}
+            yield {"time": "2026-01-01T00:00:00Z", "kind": "something-new"}
+            yield None
+
+    monkeypatch.setattr(jobs, "watch", events)
+    written: list[str] = []
+    watch._feed(run, Lines(written.append), 0)
+    assert [line.split("  ")[-1] for line in written] == [
+        "train: steps",
+        "1 min 00 s without news, still at train: steps",
+        "train: steps",
+    ]

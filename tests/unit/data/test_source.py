@@ -6,7 +6,10 @@ import csv
 import gzip
 import io
 import json
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -250,6 +253,33 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
 def test_a_hub_id_that_is_not_here_says_what_to_do() -> None:
     error = refused(Path("hf:nobody/nothing"))
     assert error.code == "E303" and error.fix
+
+
+@pytest.mark.parametrize("names", [("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"), ("HF_DATASETS_OFFLINE",)])
+def test_a_hub_id_is_read_with_the_network_refused_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    """The library is an extra that is not installed here: a stand-in takes its place, the hub's client is the real."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    said: list[bool] = []
+
+    def load_dataset(name: str, **options: Any) -> list[dict[str, str]]:
+        said.extend(getattr(config, each) for each in names)
+        with pytest.raises(OfflineModeIsEnabled):
+            HfApi(endpoint="http://127.0.0.1:9").dataset_info(name)
+        return [{"text": "hello"}]
+
+    config = SimpleNamespace(**dict.fromkeys(names, False))
+    library: Any = ModuleType("datasets")
+    library.config, library.load_dataset = config, load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    (row,) = read_rows(Path("hf:org/rows"))
+    assert isinstance(row, Row) and row.value == {"text": "hello"}
+    assert said == [True] * len(names)
+    assert vars(config) == dict.fromkeys(names, False) and constants.HF_HUB_OFFLINE is False, "and left as it was"
 
 
 def test_the_digest_follows_bytes_and_names(tmp_path: Path) -> None:

@@ -109,6 +109,23 @@ def test_figures_stand_in_the_page_and_in_markdown(make_report: Make, page_of: P
             assert expected in text
 
 
+def test_planned_times_of_a_run_that_ended_early_say_what_they_are_for(make_report: Make) -> None:
+    named = [
+        rendering._estimate(key, 9.0, 9.0, scaled=scaled)[0]
+        for key in ("seconds", "validation_seconds", "memory_bytes")
+        for scaled in (True, False)
+    ]
+    assert named == [
+        "Training, the steps taken", "Training",
+        "Evaluations during training, those made", "Evaluations during training", "Memory", "Memory",
+    ]  # fmt: skip
+    report = make_report("classification")
+    for scaled in (True, False):
+        training = report.training.model_copy(update={"estimate_scaled": scaled})
+        text = rendering.report_markdown(report.model_copy(update={"training": training}))
+        assert ("the steps taken" in text) == scaled
+
+
 def test_full_and_leak_free_figures_of_run_base_and_floor_stand_together(make_report: Make, page_of: PageOf) -> None:
     report = make_report("classification")
     run, base, floor = (
