@@ -16,6 +16,7 @@ from metier.actions.compose import Parts, Progress
 from metier.core.batch import Batch
 from metier.core.errors import ConfigError
 from metier.data.batching import micro_batches, step_examples
+from metier.models import memory
 from metier.models.base import BEGAN_WITH
 from metier.models.compiled import CompiledBlocks
 from metier.models.probe import Choice
@@ -30,6 +31,7 @@ GAIN = 0.97
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """Largest difference of the gradient, as a share of its length."""
 KEY = "torch_compile"
+BY_RECIPE = "off because the recipe says so"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +44,42 @@ class Trial:
     gap: float
 
 
-def choose(parts: Parts, *, seconds_left: float, pinned: Mapping[str, str], progress: Progress) -> Choice:
+def untried(parts: Parts, seconds: float) -> str:
+    """Return why a run that trains for so long will not try to compile; empty where it will.
+
+    Args:
+        parts: of the run.
+        seconds: of training, as predicted.
+    """
+    if parts.recipe.training.torch_compile is False:
+        return BY_RECIPE
+    if parts.recipe.training.torch_compile == "auto" and seconds < LEAST_SECONDS:
+        return _not_at_all(parts) or f"the training is shorter than {LEAST_SECONDS / 60:.0f} minutes"
+    return _not_at_all(parts)
+
+
+def choose(
+    parts: Parts, *, seconds_left: float, pinned: Mapping[str, str], progress: Progress, room: bool = True
+) -> Choice:
     """Decide, after a trial where the rule says that it may pay; on `on`, the policy's passes run compiled from now on.
 
     Args:
         parts: of the run, before its next step; the frozen trunk has been put behind a cache, if it will be.
         seconds_left: of training, as the plan sees it.
         pinned: what an earlier start of the same run chose, which stays: compiled sums round differently.
+        room: whether the memory holds the compiler, too.
 
     Raises:
         ConfigError: E279, the recipe says `torch_compile: true` and it cannot be done.
     """
     said = parts.recipe.training.torch_compile
     if said is False:
-        return Choice("off", "off because the recipe says so")
+        return Choice("off", BY_RECIPE)
     before = pinned.get(KEY) if said == "auto" else None
     reason = parts.choices.get(KEY, f"{before} {BEGAN_WITH}")
-    why_not = _not_at_all(parts)
-    if said == "auto" and before is None and not why_not and seconds_left < LEAST_SECONDS:
-        why_not = f"the training is shorter than {LEAST_SECONDS / 60:.0f} minutes"
+    why_not = _not_at_all(parts) if said is True or before else untried(parts, seconds_left)
+    if said == "auto" and before is None and not why_not and not room:
+        why_not = f"memory is tight, and the compiler takes {memory.COMPILER_BYTES / 1e9:.1f} GB"
     if before == "off":
         return Choice("off", reason)
     if not why_not:

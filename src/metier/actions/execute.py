@@ -14,7 +14,7 @@ from metier.actions.compose import Parts, Progress, compose, remember
 from metier.actions.data import prepare
 from metier.actions.evaluate import check_targets, evaluate_parts
 from metier.actions.ladder import gigabytes
-from metier.actions.plan import Plan, peak_memory_bytes, plan_parts, write_plan
+from metier.actions.plan import TIGHT_SHARE, Plan, peak_memory_bytes, plan_parts, write_plan
 from metier.actions.recipes import kept
 from metier.actions.summary import disk_bytes
 from metier.actions.train import check_figures
@@ -30,9 +30,6 @@ from metier.training import checkpoint, loop
 from metier.training.calibration import calibrate
 from metier.training.validate import validate
 
-TIGHT_SHARE = 0.85
-"""From this share of the free memory on (±15 % is the plan's promise), a step gives every freed block back: up to a
-third less, 40 % slower."""
 EXAMPLE_ID = re.compile(r"\b[0-9a-f]{16}\b")
 """How `core.types.identify` writes an id."""
 
@@ -93,7 +90,7 @@ def execute(run: Run, project: Project, stop: Stop) -> None:
     )
     try:
         with named_rows(parts.dataset):
-            _train(run, parts, stop, pinned, predicted.seconds)
+            _train(run, parts, stop, pinned, predicted.seconds, room="compiler" in predicted.memory_parts)
     finally:
         # A start that was stopped took its time too.
         before = run.status()
@@ -193,22 +190,28 @@ def _write_environment(run: Run, parts: Parts) -> None:
     )
 
 
-def _compile(run: Run, parts: Parts, pinned: Mapping[str, str], seconds_left: float) -> None:
-    chosen = compiling.choose(parts, seconds_left=seconds_left, pinned=pinned, progress=_progress(run))
+def _compile(run: Run, parts: Parts, pinned: Mapping[str, str], seconds_left: float, *, room: bool = True) -> None:
+    chosen = compiling.choose(parts, seconds_left=seconds_left, pinned=pinned, room=room, progress=_progress(run))
     if pinned.get(compiling.KEY) == "on" and chosen.value == "off":
         run.event("note", code="torch_compile", text=f"{BEGAN_COMPILED}: {chosen.reason}")
     parts.compiled, parts.choices[compiling.KEY] = chosen.value, chosen.reason
 
 
-def _train(run: Run, parts: Parts, stop: Stop, pinned: Mapping[str, str], seconds: float) -> None:
-    """Train to the end; `pinned` by an earlier start, `seconds` of the whole training as predicted."""
+def _train(run: Run, parts: Parts, stop: Stop, pinned: Mapping[str, str], seconds: float, *, room: bool = True) -> None:
+    """Train to the end.
+
+    Args:
+        pinned: what an earlier start of the run chose.
+        seconds: of the whole training, as predicted.
+        room: whether the memory is predicted to hold the compiler, too.
+    """
     state = loop.start(parts.policy, parts.plan)
     _resume(run, parts, state)
     if state.step < parts.plan.steps:
         began = time.perf_counter()
         if num_bytes := keep(parts, _progress(run)):
             run.event("trunk", seconds=time.perf_counter() - began, num_bytes=num_bytes)
-        _compile(run, parts, pinned, seconds * (1 - state.step / parts.plan.steps))
+        _compile(run, parts, pinned, seconds * (1 - state.step / parts.plan.steps), room=room)
         _write_environment(run, parts)
     run.event("phase", name="train", text=f"step {state.step} of {parts.plan.steps}")
     steps = loop.train(

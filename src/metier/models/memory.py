@@ -37,6 +37,9 @@ from metier.models.dryrun import LARGE_BYTES, DryRun, Loss, Trace, Work
 
 RUNTIME_BYTES = 450 * 2**20
 """Resident memory of Python after one step of a tiny model, everything imported: 451 MiB measured (Linux, CPU)."""
+COMPILER_BYTES = 500 * 2**20
+"""What PyTorch's compiler adds, imported and used for the blocks of a model: resident memory went from 811 to 1,310 MiB
+while metier/nano's were compiled (LOG.md, 2026-11-21)."""
 STATE_BYTES = 8
 """AdamW: two float32 moments per trained weight; Muon keeps one."""
 HOLES = 0.85

@@ -105,6 +105,19 @@ def test_short_runs_other_machines_and_a_no_are_not_tried(project: Project, monk
 
 
 @compiler
+def test_where_memory_is_tight_no_compiler_is_loaded(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = fixed_trial(monkeypatch, KEPT)
+
+    def choose_without_room(parts: Parts, pinned: dict[str, str]) -> compiling.Choice:
+        return compiling.choose(parts, seconds_left=1e6, pinned=pinned, progress=lambda *_: None, room=False)
+
+    found = choose_without_room(parts_of(project), {})
+    assert found.value == "off" and "memory is tight" in found.reason and asked == []
+    assert choose_without_room(parts_of(project, torch_compile=True), {}).value == "on", "it was told to"
+    assert choose_without_room(parts_of(project), {compiling.KEY: "on"}).value == "on", "it has begun so"
+
+
+@compiler
 def test_what_an_earlier_start_chose_stays(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = fixed_trial(monkeypatch, compiling.Trial(float("nan"), float("nan"), 9.0, 1e-7))
     parts = parts_of(project)

@@ -23,7 +23,7 @@ from metier.core.batch import Batch
 from metier.core.errors import DataError
 from metier.core.project import Project
 from metier.core.recipe import Evaluation, Recipe
-from metier.models import probe
+from metier.models import memory, probe
 from metier.models.policy import Policy
 from metier.training import loop
 from metier.training.feed import Feed
@@ -161,6 +161,21 @@ def test_a_validation_that_is_wider_than_a_step_counts(project: Project, monkeyp
     monkeypatch.setattr(plans, "forward", lambda policy, batch: seen.append(batch.num_slots))
     plans._measure(parts, ahead, None, None)
     assert seen == [ahead.widest.num_slots], "and it is among what is measured"
+
+
+def test_a_run_that_will_compile_counts_the_compiler(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = parts_of(project, "sft")
+    monkeypatch.setattr(plans.compiling, "untried", lambda parts, seconds: "the training is short")
+    without = plans.plan_parts(parts)
+    assert "compiler" not in without.memory_parts
+    monkeypatch.setattr(plans.compiling, "untried", lambda parts, seconds: "")
+    compiled = plans.plan_parts(parts)
+    assert compiled.memory_parts["compiler"] == memory.COMPILER_BYTES and "compiler 0.52" in compiled.to_text()
+    assert sum(compiled.memory_parts.values()) == compiled.memory_bytes
+    monkeypatch.setattr(plans, "available_memory_bytes", lambda device: without.memory_bytes + 10**6)
+    assert "compiler" not in plans.plan_parts(parts).memory_parts, "it will do without"
+    told = plans.plan_parts(parts_of(project, "sft", torch_compile=True))
+    assert "compiler" in told.memory_parts
 
 
 # ───────────────────────────────────────────────────────────────────────────── does it fit?
