@@ -174,9 +174,9 @@ def test_a_task_head_has_nothing_to_say_to_an_empty_input(prompt: Prompt, inputs
     method, _, policy = parts("classify", "lora", {"r": 2})
     policy.encoder = Encoder(tokenizer(), max_length=128, prompt=prompt, labels=LABELS)
     given: Any = SimpleNamespace(policy=policy, encoder=policy.encoder, method=method)
-    assert models._labels(given, inputs[:1])[0]["output"] in LABELS
+    assert models._labels(given, inputs[:1], ["input 1"])[0]["output"] in LABELS
     with pytest.raises(DataError, match="E372") as caught:
-        models._labels(given, inputs)
+        models._labels(given, inputs, ["input 1", "input 2"])
     assert caught.value.place == "input 2"
 
 

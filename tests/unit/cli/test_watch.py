@@ -56,7 +56,8 @@ run.event("done", sentence="Worth it.", report="r.html", verdict="worth_it")
 run.move("done")
 """
 FOREGROUND = """
-import sys, typer
+import signal, sys, typer
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 from pathlib import Path
 from metier.cli import app, watch
 from metier.cli.show import Show

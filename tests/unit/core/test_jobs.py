@@ -91,6 +91,7 @@ def test_a_closed_terminal_stops_nothing(tmp_path: Path, script: Path) -> None:
         run = Run(Path(sys.argv[2]))
         jobs.start([sys.executable, *sys.argv[1:]], run)
         import os, signal
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         os.kill(os.getpid(), signal.SIGHUP)
         """
     )
