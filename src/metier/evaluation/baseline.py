@@ -33,8 +33,8 @@ FIT_ROWS = 20_000
 """Training rows of a larger set on which a linear probe is fitted and a floor's strength chosen: a seeded sample."""
 TFIDF_CHARACTERS = 20_000_000
 """Text that TF-IDF is fitted on, where that is more than FIT_ROWS rows: about a minute and 3 GB on one core."""
-FIT_WORK = 1_500_000_000
-"""Characters × labels of a linear fit, one model per label: about five minutes."""
+FIT_WORK = 600_000_000
+"""Characters × labels of a linear fit, one model per label: twice as much took more than seven minutes on one core."""
 NEAREST_WORK = 60_000_000_000
 """Characters × rows asked of a search for the nearest row: about five minutes."""
 PROBE_STRENGTHS = (0.03, 0.3, 3.0, 30.0)

@@ -167,7 +167,7 @@ def test_a_floor_is_fitted_on_what_time_and_memory_allow() -> None:
     short, long = ["x" * 100] * 150_000, ["x" * 1000] * 150_000
     assert baseline.affordable(short, 1, baseline.FIT_WORK) == 150_000
     assert baseline.affordable(long, 1, baseline.FIT_WORK) == 20_000  # 20 MB of text, and never fewer rows than this
-    assert baseline.affordable(short, 150, baseline.FIT_WORK) == 100_000  # 1.5e9 characters × labels
+    assert baseline.affordable(short, 60, baseline.FIT_WORK) == 100_000  # 6e8 characters × labels
     assert baseline.affordable(short[:10], 10**9, baseline.FIT_WORK) == 10
     assert baseline.affordable([""] * 5, 0, baseline.NEAREST_WORK) == 5
 
