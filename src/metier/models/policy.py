@@ -23,12 +23,12 @@ from metier.core.project import read_json, write_json
 from metier.core.types import Completion
 from metier.models import attention
 from metier.models.adapters import Adapter
-from metier.models.adapters._weights import ANOTHER_COPY, fill, read_tensors, write_tensors
 from metier.models.base import Base
 from metier.models.compiled import CompiledBlocks
 from metier.models.heads import HeadSpec, Pooling, TaskHead, pool
 from metier.models.output import OutputLayer, express
 from metier.models.rows import repack, row_lengths, unpack
+from metier.models.tensors import ANOTHER_COPY, fill, read_tensors, write_tensors
 from metier.models.trunk import Trunk, from_numpy
 
 POLICY_FILE = "metier_policy.json"

@@ -32,8 +32,8 @@ import transformers
 
 from metier.core.errors import MachineError
 from metier.core.project import digest_file, disk_errors, fsync_directory, now, read_json, write_json
-from metier.models.adapters._weights import write_tensors
 from metier.models.policy import Policy
+from metier.models.tensors import write_tensors
 from metier.training.loop import State
 from metier.training.optim import Optimizer
 

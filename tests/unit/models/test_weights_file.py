@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 
 from metier.core.errors import MachineError
 from metier.core.project import digest_file
-from metier.models.adapters._weights import DTYPES, read_tensors, write_tensors
+from metier.models.tensors import DTYPES, read_tensors, write_tensors
 
 WRITE = """
 import sys, torch
 from pathlib import Path
-from metier.models.adapters._weights import write_tensors
+from metier.models.tensors import write_tensors
 metadata = {"format": "pt", "adapter": "lora", "base": "Basis/ä", "head": "no", "kind": "x"}
 write_tensors(Path(sys.argv[1]), {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(3)}, metadata)
 """

@@ -138,14 +138,14 @@ class Lora:
 
     def save(self, folder: Path, base_name: str) -> None:
         """Write a PEFT directory."""
-        from metier.models.adapters._weights import write_tensors
+        from metier.models.tensors import write_tensors
 
         write_tensors(folder / WEIGHTS, self._in_file(), {"format": "pt"})
         write_text(folder / CONFIG, json.dumps(self.config(base_name), indent=2, sort_keys=True) + "\n")
 
     def load(self, folder: Path) -> None:
         """Read a PEFT directory, ours or another's, whose targets are the same."""
-        from metier.models.adapters._weights import fill, read_tensors
+        from metier.models.tensors import fill, read_tensors
 
         check_config(folder, self.options)
         fill(self._in_file(), read_tensors(folder / WEIGHTS), folder / WEIGHTS)
@@ -271,7 +271,7 @@ def check_config(folder: Path, options: Options) -> None:
     Raises:
         MachineError: E408, adapter_config.json is missing, unreadable or says something else.
     """
-    from metier.models.adapters._weights import ANOTHER_COPY
+    from metier.models.tensors import ANOTHER_COPY
 
     path = folder / CONFIG
     try:
