@@ -15,7 +15,7 @@ from typing import Protocol
 from metier.data.privacy import presidio
 from metier.data.privacy.detectors import contact, cues, dates, names, national, numbers, phones, places
 from metier.data.privacy.kinds import KINDS, PRIORITY, kinds_of
-from metier.data.privacy.spans import Span, merge
+from metier.data.privacy.spans import Span, checked, merge
 from metier.data.privacy.tokens import class_at_start, class_inside, masked, tokenise, usual_capitals
 
 NUMERIC = (numbers, national, phones, cues)
@@ -55,12 +55,12 @@ def detect(text: str, profile: str = "gdpr", *, extra: Iterable[Detector] = ()) 
         extra: further detectors, whose finds join ours.
 
     Raises:
-        KeyError: no such profile.
+        KeyError: no such profile; ValueError: a span of an `extra` detector holds nothing of the text.
     """
     wanted = kinds_of(profile)
     found = [*rules(text)]
     for detector in extra:
-        found += [span for span in detector.find(text) if span.kind in KINDS and 0 <= span.start < span.end]
+        found += [checked(span, text) for span in detector.find(text) if span.kind in KINDS]
     return [
         span for span in merge(found, PRIORITY) if span.kind in wanted and not text[span.start : span.end].isspace()
     ]

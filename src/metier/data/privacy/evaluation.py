@@ -32,7 +32,7 @@ from typing import Any
 from metier.core.errors import DataError
 from metier.data.privacy import lexicon as lex
 from metier.data.privacy.kinds import KINDS
-from metier.data.privacy.spans import Span
+from metier.data.privacy.spans import Span, checked
 from metier.data.rows import shown_column
 
 ENOUGH = 0.8
@@ -313,10 +313,10 @@ def _document(item: Mapping[str, Any]) -> Document:
         kind = str(one.get("entity_type") or one.get("label") or one.get("kind"))
         start = int(one["start_position"] if "start_position" in one else one["start"])
         end = int(one["end_position"] if "end_position" in one else one["end"])
-        if start < 0 or end > len(text):
-            raise ValueError("a label lies outside the text")
+        if end > len(text):
+            raise ValueError("a label ends behind the text")
         if end > start:
-            labels.append(Span(start, end, kind))
+            labels.append(checked(Span(start, end, kind), text))
     template = item.get("template_id", item.get("template"))
     return Document(text, tuple(sorted(labels)), text if template is None else str(template))
 

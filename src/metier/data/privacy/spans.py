@@ -18,6 +18,17 @@ class Span(NamedTuple):
     kind: str
 
 
+def checked(span: Span, text: str) -> Span:
+    """Return a span that somebody else's detector or label gives.
+
+    Raises:
+        ValueError: it holds no character of the text, or more than there are.
+    """
+    if not 0 <= span.start < span.end <= len(text):
+        raise ValueError(f"a span must lie in the text and hold a character of it, not {span.start}:{span.end}")
+    return span
+
+
 def merge(spans: Iterable[Span], priority: Mapping[str, int]) -> list[Span]:
     """Return spans in order, none overlapping, that cover exactly the characters which the given ones cover.
 

@@ -146,6 +146,16 @@ def test_another_detector_joins_by_the_protocol() -> None:
     assert detect("the gnome", extra=[Gnomes()]) == [Span(4, 9, "PERSON")]
 
 
+@pytest.mark.parametrize(("start", "end"), [(-1, 3), (4, 4), (5, 2), (4, 99)])
+def test_a_span_of_another_detector_that_holds_nothing_is_refused(start: int, end: int) -> None:
+    class Wrong:
+        def find(self, text: str) -> list[Span]:
+            return [Span(start, end, "PERSON")]
+
+    with pytest.raises(ValueError, match=f"{start}:{end}"):
+        detect("the gnome", extra=[Wrong()])
+
+
 def test_a_long_text_is_read_in_pieces_with_the_same_finds() -> None:
     sentence = "We then asked Zbigniew Kowalczyk, of 12 Main Street, to call 212-555-0134.\n\n"
     text = sentence * 200
