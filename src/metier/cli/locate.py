@@ -75,7 +75,9 @@ def policy(ref: str) -> tuple[Project, Run, str]:
     """
     from metier.core import locate
 
-    return locate.policy(ref)
+    project, found, whole = locate.policy(ref)
+    about(project)
+    return project, found, whole
 
 
 def _named(word: str) -> Path:

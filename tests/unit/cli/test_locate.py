@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from metier.cli import locate
+from metier.cli.show import typed
 from metier.core.errors import ConfigError
 from metier.core.project import Project
 from metier.core.run import Run
@@ -75,4 +76,5 @@ def test_a_policy_is_known_by_the_directory_of_its_run(
     for owner, found, _ in (number, home, by_path):
         assert (owner.root, found.dir) == (project.root, run.dir)
     assert number[2] == by_path[2] == f"{run.dir}@step-20"
+    assert typed("metier report 1").startswith(f"cd {project.root} && "), "run 1 of that project is meant"
     assert home[2] == str(run.dir)
