@@ -51,11 +51,11 @@ def untried(parts: Parts, seconds: float) -> str:
         parts: of the run.
         seconds: of training, as predicted.
     """
-    if parts.recipe.training.torch_compile is False:
+    said = parts.recipe.training.torch_compile
+    if said is False:
         return BY_RECIPE
-    if parts.recipe.training.torch_compile == "auto" and seconds < LEAST_SECONDS:
-        return _not_at_all(parts) or f"the training is shorter than {LEAST_SECONDS / 60:.0f} minutes"
-    return _not_at_all(parts)
+    short = f"the training is shorter than {LEAST_SECONDS / 60:.0f} minutes"
+    return _not_at_all(parts) or (short if said == "auto" and seconds < LEAST_SECONDS else "")
 
 
 def choose(
@@ -77,7 +77,7 @@ def choose(
         return Choice("off", BY_RECIPE)
     before = pinned.get(KEY) if said == "auto" else None
     reason = parts.choices.get(KEY, f"{before} {BEGAN_WITH}")
-    why_not = _not_at_all(parts) if said is True or before else untried(parts, seconds_left)
+    why_not = _not_at_all(parts) if before else untried(parts, seconds_left)
     if said == "auto" and before is None and not why_not and not room:
         why_not = f"memory is tight, and the compiler takes {memory.COMPILER_BYTES / 1e9:.1f} GB"
     if before == "off":
