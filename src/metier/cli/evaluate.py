@@ -149,9 +149,9 @@ def _against(target: Any) -> str:
     """A target's figure, with the digits it takes to see on which side of its limit it lies."""
     from metier.core.page import apart
 
-    if target.value is None:
-        return figure(None)
-    return apart(target.value, float(target.condition.strip().lstrip("<>=")), digits=4)
+    if target.value is None or target.limit is None:
+        return figure(target.value)
+    return apart(target.value, target.limit[1], digits=4)
 
 
 def _signed(value: float) -> str:

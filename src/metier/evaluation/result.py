@@ -5,6 +5,7 @@ Every figure carries its interval and n; every difference is paired (same rows) 
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +14,7 @@ SCHEMA_VERSION = 1
 Verdict = Literal["worth_it", "target_missed", "no_gain", "worse", "below_floor", "insufficient"]
 """`target_missed`: better than the base and not below the floor, but a target of the objective was missed."""
 Outcome = Literal["better", "same", "worse"]
+_CONDITION = re.compile(r"\s*(>=|<=|>|<)\s*(\S+)\s*")
 
 
 class Part(BaseModel):
@@ -66,6 +68,12 @@ class TargetResult(Part):
     value: float | None
     met: bool | None = Field(description="None when the figure does not exist.")
     note: str = ""
+
+    @property
+    def limit(self) -> tuple[str, float] | None:
+        """The operator and the number of the condition; None where it is written in another way."""
+        match = _CONDITION.fullmatch(self.condition)
+        return (match[1], float(match[2])) if match else None
 
 
 class ClassRow(Part):

@@ -15,7 +15,6 @@ In this order:
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +31,6 @@ NOUNS = {
     "regression": "texts",
     "continue": "texts",
 }
-_CONDITION = re.compile(r"\s*(>=|<=|>|<)\s*(\S+)\s*")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -118,10 +116,12 @@ def judge_targets(
     found = []
     for name, condition in targets.items():
         value = gains.get(name) if name.startswith("gain_over_") else values.get(name)
-        match = _CONDITION.fullmatch(condition)
-        met = None if value is None or match is None else _COMPARE[match[1]](value, float(match[2]))
         note = "" if value is not None else "this figure could not be computed, so the target counts as missed"
-        found.append(TargetResult(name=name, condition=condition, value=value, met=met, note=note))
+        target = TargetResult(name=name, condition=condition, value=value, met=None, note=note)
+        if value is not None and target.limit is not None:
+            operation, limit = target.limit
+            target = target.model_copy(update={"met": _COMPARE[operation](value, limit)})
+        found.append(target)
     return found
 
 
@@ -219,9 +219,8 @@ def _missed(target: TargetResult) -> str:
     name = target.name.replace("gain_over_base.", "the gain in ").replace(
         "gain_over_floor.", "the gain over the floor in "
     )
-    asked = _CONDITION.fullmatch(target.condition)
-    if target.value is None or asked is None:
+    if target.value is None or target.limit is None:
         value = "could not be computed"
     else:
-        value = f"is {apart(target.value, float(asked[2]))}"
+        value = f"is {apart(target.value, target.limit[1])}"
     return f"{name} {value}, asked for was {target.condition.strip()}"

@@ -209,11 +209,8 @@ def measured(report: Report, target: TargetResult) -> str:
 
 def _limit(target: TargetResult) -> tuple[str, float] | None:
     """The operator of a target's condition in words, and its number."""
-    condition = target.condition.strip()
-    for operator, text in ((">=", "at least"), ("<=", "at most"), (">", "above"), ("<", "below")):
-        if condition.startswith(operator):
-            return text, float(condition.removeprefix(operator))
-    return None
+    said = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
+    return (said[target.limit[0]], target.limit[1]) if target.limit else None
 
 
 def _exact(report: Report, target: TargetResult, limit: float) -> str:

@@ -23,6 +23,7 @@ from metier.core.errors import Bug, GateError, MachineError
 from metier.core.project import Project, write_json
 from metier.core.recipe import Recipe
 from metier.core.run import Run
+from metier.evaluation.result import TargetResult
 
 Out = Any
 
@@ -466,7 +467,7 @@ def test_a_report_of_another_checkpoint_than_the_chosen_one_is_not_shown_as_the_
 
 @pytest.mark.parametrize(("value", "shown"), [(0.919996, "0.919996"), (0.92, "0.92"), (0.87654, "0.8765"), (None, "–")])
 def test_a_missed_target_is_not_rounded_to_what_was_asked_for(value: float | None, shown: str) -> None:
-    assert faces._against(SimpleNamespace(value=value, condition=" >= 0.92")) == shown
+    assert faces._against(TargetResult(name="accuracy", condition=" >= 0.92", value=value, met=None)) == shown
 
 
 def test_audit_verify_exits_with_6_on_tampering(project: Project, capsys: Out) -> None:
