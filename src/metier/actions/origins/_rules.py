@@ -64,10 +64,17 @@ class Translation:
         if not (isinstance(share, int | float) and 0 < share < 1):
             self.own["data.split.validation"] = "the checkpoint is chosen on it"
 
-    def given_validation(self) -> None:
-        """Divide no rows for validation: the tool's file names some."""
-        self.values["data.split.validation"] = 0
-        self.own.pop("data.split.validation", None)
+    def add_source(self, source: Mapping[str, Any], split: str = "") -> None:
+        """Add rows; where they are those of validation, none are divided off the others for it."""
+        self.sources.append({**source, **({"split": split} if split else {})})
+        if split == "validation":
+            self.values["data.split.validation"] = 0
+            self.own.pop("data.split.validation", None)
+
+    def drop_adapter_options(self) -> None:
+        """Forget what was said of an adapter that is not the one chosen."""
+        for key in [key for key in self.values if key.startswith("adapter.") and key != "adapter.kind"]:
+            del self.values[key]
 
 
 Rule = Callable[[Translation, str, Any], None]
@@ -170,6 +177,25 @@ def warmup_steps(found: Translation, key: str, value: Any) -> None:
         found.values["training.warmup_ratio"] = value
     elif value:
         found.left[key] = f"{value} steps; a share of the steps here, training.warmup_ratio: metier plan counts them"
+
+
+OPTIMIZATION: dict[str, Rule] = {
+    "learning_rate": to("training.learning_rate", float),
+    "warmup_ratio": to("training.warmup_ratio", float),
+    "warmup_steps": warmup_steps,
+    "weight_decay": to("training.weight_decay", float),
+    "adam_beta1": to("training.adam_beta1", float),
+    "adam_beta2": to("training.adam_beta2", float),
+    "adam_epsilon": to("training.adam_epsilon", float),
+    "max_grad_norm": to("training.max_grad_norm", float),
+    "gradient_accumulation_steps": handled,
+    "seed": to("training.seed", whole),
+    "save_total_limit": to("training.save_total_limit", whole),
+    "bf16": precision("bfloat16"),
+    "fp16": precision("float16"),
+    "neftune_noise_alpha": left("there is no noise on the embeddings here"),
+}
+"""Keys that every tool on top of Hugging Face's Trainer has under the same name."""
 
 
 def apply(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metier.actions.origins._rules import (
+    OPTIMIZATION,
     Rule,
     Settings,
     Translation,
@@ -12,13 +13,16 @@ from metier.actions.origins._rules import (
     handled,
     left,
     optimizer,
-    precision,
     schedule,
+    text,
     to,
     truth,
-    warmup_steps,
-    whole,
 )
+
+
+def _revision(found: Translation, key: str, value: Any) -> None:
+    if value != "main":
+        found.values["model.revision"] = str(value)
 
 
 def _max_steps(found: Translation, key: str, value: Any) -> None:
@@ -39,28 +43,17 @@ def _steps(dotted: str) -> Rule:
 
 
 RULES: dict[str, Rule] = {
+    **OPTIMIZATION,
+    "model_name_or_path": to("model.name_or_path", text),
+    "model_revision": _revision,
     "num_train_epochs": to("training.num_train_epochs", float),
-    "learning_rate": to("training.learning_rate", float),
     "lr_scheduler_type": schedule,
-    "warmup_ratio": to("training.warmup_ratio", float),
-    "warmup_steps": warmup_steps,
-    "weight_decay": to("training.weight_decay", float),
-    "adam_beta1": to("training.adam_beta1", float),
-    "adam_beta2": to("training.adam_beta2", float),
-    "adam_epsilon": to("training.adam_epsilon", float),
-    "max_grad_norm": to("training.max_grad_norm", float),
     "optim": optimizer,
     "max_steps": _max_steps,
-    "seed": to("training.seed", whole),
     "save_steps": _steps("training.save_steps"),
-    "save_total_limit": to("training.save_total_limit", whole),
     "eval_steps": _steps("evaluation.every_steps"),
     "torch_compile": to("training.torch_compile", truth),
-    "bf16": precision("bfloat16"),
-    "fp16": precision("float16"),
     "per_device_train_batch_size": handled,
-    "gradient_accumulation_steps": handled,
-    "neftune_noise_alpha": left("there is no noise on the embeddings here"),
     "label_smoothing_factor": left("there is no label smoothing here"),
 }
 NEEDLESS = {

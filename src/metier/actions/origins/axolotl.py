@@ -7,6 +7,7 @@ from typing import Any
 
 from metier.actions.origins._rules import (
     NO_QUANTIZED,
+    OPTIMIZATION,
     Settings,
     Translation,
     apply,
@@ -18,12 +19,10 @@ from metier.actions.origins._rules import (
     names,
     only,
     optimizer,
-    precision,
     schedule,
     text,
     to,
     truth,
-    warmup_steps,
     whole,
 )
 
@@ -64,6 +63,7 @@ def _modules(found: Translation, key: str, value: Any) -> None:
 
 
 RULES = {
+    **OPTIMIZATION,
     "base_model": to("model.name_or_path", text),
     "revision_of_model": to("model.revision", text),
     "chat_template": _template,
@@ -89,27 +89,13 @@ RULES = {
     "num_epochs": to("training.num_train_epochs", float),
     "max_steps": to("training.max_steps", whole),
     "micro_batch_size": handled,
-    "gradient_accumulation_steps": handled,
-    "learning_rate": to("training.learning_rate", float),
     "lr_scheduler": schedule,
-    "warmup_ratio": to("training.warmup_ratio", float),
-    "warmup_steps": warmup_steps,
-    "weight_decay": to("training.weight_decay", float),
-    "adam_beta1": to("training.adam_beta1", float),
-    "adam_beta2": to("training.adam_beta2", float),
-    "adam_epsilon": to("training.adam_epsilon", float),
-    "max_grad_norm": to("training.max_grad_norm", float),
     "optimizer": optimizer,
-    "seed": to("training.seed", whole),
     "torch_compile": to("training.torch_compile", lambda value: value if value == "auto" else truth(value)),
     "early_stopping_patience": to("training.early_stopping_patience", whole),
     "eval_steps": handled,
     "save_steps": handled,
-    "save_total_limit": to("training.save_total_limit", whole),
-    "bf16": precision("bfloat16"),
-    "fp16": precision("float16"),
     "rl": handled,
-    "neftune_noise_alpha": left("there is no noise on the embeddings here"),
     "special_tokens": left("the tokenizer's own special tokens are used"),
     "tokens": left("no token is added to the tokenizer"),
 }
@@ -150,8 +136,7 @@ def translate(settings: Settings, folder: Path) -> Translation:
     if settings.get("adapter") == "qlora" and "load_in_4bit" not in found.left:
         found.left["adapter: qlora"] = NO_QUANTIZED
     if found.values["adapter.kind"] == "full":
-        for key in [key for key in found.values if key.startswith("adapter.") and key != "adapter.kind"]:
-            del found.values[key]
+        found.drop_adapter_options()
     found.values["training.batch_size"] = batch_size(settings, "micro_batch_size", 1)
     found.assume(
         training__num_train_epochs=1,
@@ -174,9 +159,7 @@ def translate(settings: Settings, folder: Path) -> Translation:
             entry = one if isinstance(one, dict) else {"path": one}
             source, is_text = _source(found, entry, folder, pretraining=key == "pretraining_dataset")
             texts = texts or is_text
-            found.sources.append({**source, **({"split": split} if split else {})})
-            if split:
-                found.given_validation()
+            found.add_source(source, split)
     found.values["method.kind"] = "cpt" if texts else "sft"
     if texts:
         found.values["objective.task"] = "continue"
@@ -191,7 +174,7 @@ def _source(
     files = listed(entry.get("data_files")) or [entry.get("path", "")]
     source: dict[str, Any] = {"path": located(str(files[0]), folder)}
     for more in files[1:]:
-        found.sources.append({"path": located(str(more), folder)})
+        found.add_source({"path": located(str(more), folder)})
     kind = entry.get("type", "pretrain" if pretraining else "")
     columns: dict[str, str] = {}
     fields: dict[str, Any] = {**entry, **kind} if isinstance(kind, dict) else entry

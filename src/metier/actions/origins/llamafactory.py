@@ -19,7 +19,6 @@ from metier.actions.origins._rules import (
     mapping,
     names,
     only,
-    text,
     to,
     truth,
     whole,
@@ -50,10 +49,6 @@ def _truth(found: Translation, key: str, value: Any) -> None:
 
 RULES = {
     **trainer.RULES,
-    "model_name_or_path": to("model.name_or_path", text),
-    "model_revision": lambda found, key, value: (
-        found.values.update({"model.revision": str(value)}) if value != "main" else None
-    ),
     "stage": handled,
     "finetuning_type": handled,
     "template": left("the tokenizer's own template is used; model.chat_template names another"),
@@ -107,8 +102,7 @@ def translate(settings: Settings, folder: Path) -> Translation:
         found.assume(adapter__r=8, adapter__lora_dropout=0, adapter__target_modules="all-linear")
         found.assume(adapter__lora_alpha=2 * found.values["adapter.r"])
     else:
-        for key in [key for key in found.values if key.startswith("adapter.") and key != "adapter.kind"]:
-            del found.values[key]
+        found.drop_adapter_options()
     if found.values["adapter.kind"] == "layers":
         layers = settings.get("freeze_trainable_layers", 2)
         if isinstance(layers, int) and layers > 0:
@@ -133,9 +127,7 @@ def _add_sources(found: Translation, settings: Settings, folder: Path) -> None:
             source = _source(entry or {"file_name": f"{name}.json"}, place)
             if isinstance(settings.get("max_samples"), int):
                 source["limit"] = settings["max_samples"]
-            found.sources.append({**source, **({"split": split} if split else {})})
-            if split:
-                found.given_validation()
+            found.add_source(source, split)
 
 
 def _names(value: Any) -> list[str]:

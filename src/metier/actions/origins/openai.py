@@ -70,7 +70,5 @@ def translate(settings: Settings, folder: Path) -> Translation:
         if not path.exists():
             found.left[key] = f"{name} is not a file here: put the path of your rows into data.sources"
         source = {"path": str(path.resolve()) if path.exists() else str(name), "format": "openai"}
-        found.sources.append({**source, **({"split": split} if split else {})})
-        if split:
-            found.given_validation()
+        found.add_source(source, split)
     return found

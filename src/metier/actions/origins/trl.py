@@ -53,10 +53,6 @@ def _truncation(found: Translation, key: str, value: Any) -> None:
 
 RULES = {
     **trainer.RULES,
-    "model_name_or_path": to("model.name_or_path", text),
-    "model_revision": lambda found, key, value: (
-        found.values.update({"model.revision": str(value)}) if value != "main" else None
-    ),
     "dtype": _dtype,
     "torch_dtype": _dtype,
     "max_length": to("training.max_length", whole),
@@ -91,7 +87,6 @@ NEEDLESS = {
     "padding_free",
     "packing_strategy",
 }
-ADAPTER_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")
 
 
 def translate(settings: Settings, folder: Path) -> Translation:
@@ -113,8 +108,7 @@ def translate(settings: Settings, folder: Path) -> Translation:
         found.assume(adapter__target_modules=["q_proj", "v_proj"])
     else:
         found.values["adapter.kind"] = "full"
-        for key in ADAPTER_KEYS:
-            found.values.pop(f"adapter.{key}", None)
+        found.drop_adapter_options()
     column = settings.get("dataset_text_field")
     mixed = [mapping(entry).get("path") for entry in listed(settings.get("datasets"))]
     for name in [settings.get("dataset_name"), *mixed]:
@@ -123,6 +117,6 @@ def translate(settings: Settings, folder: Path) -> Translation:
         source: dict[str, Any] = {"path": located(str(name), folder)}
         if column not in (None, "text"):
             source["map"] = {"text": str(column)}
-        found.sources.append(source)
+        found.add_source(source)
     found.hold_out(None, "")
     return found
