@@ -19,7 +19,7 @@ def run(work: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     import torch
     from frozen.workload import BATCH_SIZE, LEARNING_RATE, load
 
-    from metier.core.recipe import ModelSection, Training
+    from metier.core.sections import ModelSection, Training
     from metier.data.encoded import Encoded
     from metier.models import base as bases
     from metier.models import policy as policies

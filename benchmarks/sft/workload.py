@@ -214,7 +214,7 @@ def lora_options(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _initial_adapter(work: Path, workload: Workload) -> None:
-    from metier.core.recipe import ModelSection
+    from metier.core.sections import ModelSection
     from metier.models import base as bases
     from metier.models import policy as policies
 

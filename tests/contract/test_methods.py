@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metier.core.catalog import catalog
-from metier.core.recipe import Prompt, Training
+from metier.core.sections import Prompt, Training
 from metier.core.types import Conversation, Labelled, Message, Text, identify
 from metier.data.template import Encoder
 from metier.models import base as bases

@@ -9,7 +9,7 @@ import pytest
 
 from metier.core.catalog import catalog
 from metier.core.extras import installed
-from metier.core.recipe import Kind
+from metier.core.sections import Kind
 from metier.core.types import Conversation, Example, Labelled, Message, Preference, Problem, Rated, Text, identify
 from metier.data.steps import Around, packages_of, run_step, run_step_on_given
 

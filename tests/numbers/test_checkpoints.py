@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metier.core.recipe import ModelSection
+from metier.core.sections import ModelSection
 from metier.models import base as bases
 from metier.models.generate import generate
 

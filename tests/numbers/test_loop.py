@@ -7,7 +7,7 @@ import torch
 
 from contract.test_methods import parts
 from metier.core.errors import DataError, MachineError
-from metier.core.recipe import Training
+from metier.core.sections import Training
 from metier.training import loop
 from metier.training.method import Method
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from contract.test_methods import parts
-from metier.core.recipe import Training
+from metier.core.sections import Training
 from metier.training import checkpoint, loop
 
 CASES = [

@@ -17,7 +17,8 @@ from metier.core.catalog import catalog
 from metier.core.errors import DataError
 from metier.core.extras import installed
 from metier.core.project import Project, digest_json
-from metier.core.recipe import Kind, Prompt, Recipe
+from metier.core.recipe import Recipe
+from metier.core.sections import Kind, Prompt
 from metier.core.types import SPLITS, Example, content_of
 from metier.data import inspect, review
 from metier.data.canaries import without

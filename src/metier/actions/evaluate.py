@@ -20,7 +20,7 @@ from metier.core.locks import together
 from metier.core.project import Project, digest_file, digest_json, read_json
 from metier.core.recipe import Recipe
 from metier.core.run import Run
-from metier.core.types import Split
+from metier.core.types import SPLITS, Split, measured_split
 from metier.core.yamlmarks import NOT_YAML, load_value
 from metier.data.canaries import is_canary, without
 from metier.evaluation import card, suite
@@ -107,7 +107,7 @@ def evaluate_parts(
     check_targets(recipe, run)
     path = path or checkpoint_of(run.dir)
     if split == "test":
-        split = _main_split({s: dataset.count(s) for s in ("validation", "test")})
+        split = measured_split({name: dataset.count(name) for name in SPLITS})
     data, training = summary.data_summary(parts, split), summary.training_summary(parts, run, path)
     folder = folder_of(run, split=split, step=training.best_step, rows=data.rows)
     measured, trained = dataset.examples(split), dataset.examples("train")
@@ -141,7 +141,7 @@ def evaluate_parts(
         data=data,
         training=training,
         parity=_reloaded(parts, run, path) if _same_rows(parts, path) else {},
-        reproduce=_reproduce(parts, run, path, "" if split == _main_split(data.rows) else f" --split {split}"),
+        reproduce=_reproduce(parts, run, path, "" if split == measured_split(data.rows) else f" --split {split}"),
         base_model=_base_model(parts),
         predictions_dir=folder / run.predictions_dir.name,
     )
@@ -168,13 +168,9 @@ def folder_of(run: Run, *, split: str, step: int, rows: Mapping[str, int]) -> Pa
         rows: split → rows of the dataset.
     """
     name = f"step-{step:06d}"
-    if split == _main_split(rows) and name == checkpoint_of(run.dir).name:
+    if split == measured_split(rows) and name == checkpoint_of(run.dir).name:
         return run.dir
     return run.evaluations_dir / f"{split}-{name}"
-
-
-def _main_split(rows: Mapping[str, int]) -> Split:
-    return "validation" if rows.get("validation") and not rows.get("test") else "test"
 
 
 def check_targets(recipe: Recipe, run: Run) -> None:

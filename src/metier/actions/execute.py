@@ -14,7 +14,7 @@ from metier.actions.compose import Parts, Progress, compose, remember
 from metier.actions.data import prepare
 from metier.actions.evaluate import check_targets, evaluate_parts
 from metier.actions.ladder import gigabytes
-from metier.actions.plan import TIGHT_SHARE, Plan, peak_memory_bytes, plan_parts, write_plan
+from metier.actions.plan import TIGHT_SHARE, Plan, plan_parts, write_plan
 from metier.actions.recipes import kept
 from metier.actions.summary import disk_bytes
 from metier.actions.train import check_figures
@@ -25,7 +25,7 @@ from metier.core.run import Run
 from metier.core.types import SPLITS
 from metier.data.versions import Dataset
 from metier.governance.permission import permitted
-from metier.models.memory import release_freed_memory
+from metier.models.memory import peak_bytes, release_freed_memory
 from metier.training import checkpoint, loop
 from metier.training.calibration import calibrate
 from metier.training.validate import validate
@@ -96,7 +96,7 @@ def execute(run: Run, project: Project, stop: Stop) -> None:
         before = run.status()
         run.update(
             seconds=round(time.perf_counter() - began + float(before.get("seconds", 0.0)), 3),
-            peak_memory_bytes=max(peak_memory_bytes(parts.policy.device), int(before.get("peak_memory_bytes", 0))),
+            peak_memory_bytes=max(peak_bytes(parts.policy.device), int(before.get("peak_memory_bytes", 0))),
         )
     run.event("phase", name="evaluate", text="the run and its untouched base on held-out rows")
     report = evaluate_parts(parts, run, progress=_progress(run))

@@ -170,8 +170,7 @@ def _text(found: Translation, name: str, file: Path) -> str:
         for section in sections:
             node = node.setdefault(section, {})
         node[leaf] = found.values[dotted]
-    first = [key for key in ("version", "name", "objective", "data", "model", "adapter", "method") if key in values]
-    ordered = {key: values[key] for key in [*first, *(key for key in values if key not in first)]}
+    ordered = {key: values[key] for key in Recipe.model_fields if key in values}
     return "\n".join([*_head(found, name, file), *_lines(ordered, found)]) + "\n"
 
 

@@ -10,48 +10,35 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from metier.actions import compiling
-from metier.actions.ahead import Ahead, dry_run, forward, look_ahead, method_loss
+from metier.actions import compiling, costs
+from metier.actions.ahead import look_ahead
 from metier.actions.compose import Parts, Progress, compose
 from metier.actions.ladder import disk_bytes, disk_ladder, gigabytes, memory_ladder
-from metier.actions.train import check_figures, check_recipe
+from metier.actions.train import check_figures, check_recipe, to_be_measured
 from metier.actions.trunk import choose
-from metier.core import jobs
-from metier.core.batch import Batch
 from metier.core.project import Project, write_json
 from metier.core.recipe import Recipe
-from metier.core.types import Split
 from metier.data.batching import steps_per_epoch
+from metier.evaluation import protocols
 from metier.evaluation.predict import num_unread
-from metier.evaluation.protocols import silent
 from metier.governance import permission
-from metier.models import duration, memory, probe
-from metier.models.policy import Policy
-from metier.models.rates import accelerator_matmul, rates
-from metier.models.trunk import Trunk, to_numpy
-from metier.training import checkpoint, loop
+from metier.models import memory, probe
 
-MEASURED_STEPS = 5
 TIGHT_SHARE = 0.85
 """From this share of the free memory on (±15 % is the plan's promise), a step gives every freed block back (up to a
 third less, 40 % slower), and no block is compiled."""
 SPREAD = (0.75, 1.5)
 """Range of a predicted time, as factors: the prediction was 0.92 to 1.19 times the measured CPU time of seven recipes
 (LOG.md, 2026-11-21); a machine that others use is slower, never faster."""
-FORWARD_SHARE = 1 / 3
-"""Of the products of a step, those of its forward pass."""
-ACCELERATOR_SHARE, ACCELERATOR_SPREAD = 0.3, (0.3, 3.0)
-"""Share of an accelerator's matrix rate that training reaches: a guess, not measured here, hence the range."""
+ACCELERATOR_SPREAD = (0.3, 3.0)
+"""What it reaches there is a guess (costs.ACCELERATOR_SHARE), hence the range."""
+MEASURED_SPREAD = (0.85, 1.2)
 
 
 class Plan(BaseModel):
@@ -127,7 +114,7 @@ class Plan(BaseModel):
         cut = f"{self.cut_rows:,} rows cut at max_length={self.max_length}" if self.cut_rows else "no row cut"
         dropped = f"   {self.dropped_rows:,} rows without a supervised token left" if self.dropped_rows else ""
         parts = " · ".join(f"{name} {gigabytes(size)}" for name, size in self.memory_parts.items() if size >= 1e7)
-        how = f"{MEASURED_STEPS} measured steps" if self.measured else "estimated; --measure takes real steps"
+        how = f"{costs.MEASURED_STEPS} measured steps" if self.measured else "estimated; --measure takes real steps"
         width = max(10, *(len(k) for k in ("leakage", "parameters")))
         leak = f"{self.groups_on_both_sides} groups on both sides"
         if self.given_test:
@@ -201,31 +188,23 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
     recipe, manifest = parts.recipe, parts.dataset.manifest
     lengths = parts.train.lengths
     report = parts.lengths
-    tested_split: Split = "test" if parts.dataset.count("test") else "validation"
-    unread = num_unread(
-        parts.encoder,
-        parts.dataset.iterate(tested_split),
-        head=parts.policy.head is not None,
-        by_label=recipe.objective.task == "classify" and manifest.get("problem_type") == "single_label",
-        progress=progress or silent,
-    )
+    held_out = _held_out(parts, progress or protocols.silent)
     if progress:
         progress("what a step takes", 0, None)
     ahead = look_ahead(parts)
     trunk, device = choose(parts), parts.policy.device
-    estimate, seconds, validation = _predict(parts, ahead, kept=trunk.trunk is not None)
+    estimate, seconds = costs.predict(parts, ahead, kept=trunk.trunk is not None)
     shown = ("weights", "gradients", "optimizer", "activations", "runtime")
     memory_parts = {name: int(getattr(estimate, name)) for name in shown}
     memory_parts["allocator"] = estimate.held - estimate.peak
     peak = estimate.held
-    epochs = parts.plan.steps / steps_per_epoch(len(parts.train), recipe.training.batch_size)
     spread = SPREAD if device.type == "cpu" else ACCELERATOR_SPREAD
     if measure:
-        seconds, validation, peak = _measure(parts, ahead, trunk.trunk, progress)
+        peak, seconds = costs.measure(parts, ahead, trunk.trunk, progress)
         memory_parts["allocator"] = 0  # what it keeps after a few steps is part of the measured peak
-        spread = (0.85, 1.2)
+        spread = MEASURED_SPREAD
     available = available_memory_bytes(device)
-    if trunk.trunk is None and not compiling.untried(parts, seconds):
+    if trunk.trunk is None and not compiling.untried(parts, seconds.training):
         compiler = memory.COMPILER_BYTES
         # Where memory is tight, the run does without, unless it is told to.
         if recipe.training.torch_compile is True or peak + compiler <= TIGHT_SHARE * available:
@@ -233,7 +212,6 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
             peak += compiler
     proof = manifest.get("split_proof", {})
     validations = math.ceil(parts.plan.steps / parts.every_steps) if len(parts.validation) else 0
-    tested = parts.dataset.count(tested_split)
     made = Plan(
         rows={s: parts.dataset.count(s) for s in ("train", "validation", "test")},
         tokens=int(lengths.sum()),
@@ -250,21 +228,19 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
         quarantined=int(manifest.get("quarantine", {}).get("rows", 0)),
         steps=parts.plan.steps,
         batch_size=recipe.training.batch_size,
-        epochs=epochs,
+        epochs=parts.plan.steps / steps_per_epoch(len(parts.train), recipe.training.batch_size),
         padding=ahead.padding,
         memory_bytes=int(peak),
         memory_parts=memory_parts,
         memory_available_bytes=available,
         trainable_parameters=estimate.num_trained,
         total_parameters=parts.policy.num_parameters,
-        seconds=seconds,
-        seconds_low=seconds * spread[0],
-        seconds_high=seconds * spread[1],
+        seconds=seconds.training,
+        seconds_low=seconds.training * spread[0],
+        seconds_high=seconds.training * spread[1],
         validations=validations,
-        validation_seconds=validation * validations,
-        tested_rows=tested,
-        written_rows=min(tested, recipe.evaluation.max_examples or tested) if _writes(parts) else 0,
-        unread_rows=unread,
+        validation_seconds=seconds.validation * validations,
+        **held_out,
         max_new_tokens=recipe.evaluation.max_new_tokens,
         disk_bytes=disk_bytes(parts, estimate, recipe.training.save_total_limit) + trunk.num_bytes,
         disk_free_bytes=shutil.disk_usage(parts.project.root).free,
@@ -287,169 +263,24 @@ def available_memory_bytes(device: torch.device) -> int:
     return probe.free_memory_bytes()
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Return the high-water mark of this process's memory: of a GPU, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return memory.peak_resident_bytes()
-
-
-# ───────────────────────────────────────────────────────────────────────────── inside
-
-
-def _writes(parts: Parts) -> bool:
-    """Whether the evaluation at the end lets the run and its base write: neither heads nor texts that go on do."""
-    return parts.policy.head is None and "text" not in parts.dataset.manifest["kinds"]
-
-
-def _predict(parts: Parts, ahead: Ahead, *, kept: bool) -> tuple[memory.Estimate, float, float]:
-    """Return what a step needs, and the seconds of all steps and of one evaluation during them.
-
-    Args:
-        kept: they read the frozen trunk from a cache.
-    """
-    policy, dtype = parts.policy, str(parts.policy.dtype).removeprefix("torch.")
-    dry = dry_run(parts, dtype)
-
-    def loss(policy: Policy, batch: Batch) -> torch.Tensor:
-        return method_loss(parts, policy, batch)
-
-    def forward_loss(policy: Policy, batch: Batch) -> torch.Tensor:
-        with torch.no_grad():
-            return method_loss(parts, policy, batch)
-
-    def seen(batch: Batch) -> Batch:
-        return dry.behind_trunk(batch) if kept else batch
-
-    validated = int(parts.validation.lengths.sum())
-    on_cpu = policy.device.type == "cpu"
-    large = memory.large_block(jobs.worker_environment())
-    typical = [dry.run(seen(batch), loss, large=large) for batch in ahead.typical]
-    validation = dry.run(ahead.widest, forward, large=large)
-    estimate = memory.estimate(
-        dry,
-        seen(ahead.largest),
-        loss,
-        passes=ahead.passes,
-        shapes=ahead.shapes,
-        steps=parts.plan.steps,
-        large=large,
-        others=[*typical, validation],
-        allocator=on_cpu,
-        optimizer=parts.recipe.training.optimizer,
+def _held_out(parts: Parts, progress: protocols.Progress) -> dict[str, int]:
+    """Return what the evaluation at the end has to do: rows, of these with an answer to write, and without a token."""
+    recipe, head = parts.recipe, parts.policy.head is not None
+    split, answers = to_be_measured(recipe, parts.dataset)
+    tested = parts.dataset.count(split)
+    writes = not head and answers != "continue"  # a text that goes on has nothing to be compared with
+    unread = num_unread(
+        parts.encoder,
+        parts.dataset.iterate(split),
+        head=head,
+        by_label=answers == "single_label" and not head,
+        progress=progress,
     )
-    if not on_cpu:
-        tokens = float(parts.train.lengths.mean()) * parts.recipe.training.batch_size * parts.plan.steps
-        per_token = estimate.flops_per_token / (accelerator_matmul(policy.device, policy.dtype) * ACCELERATOR_SHARE)
-        return estimate, tokens * per_token, validated * per_token * FORWARD_SHARE
-    measured, threads = rates(dtype), torch.get_num_threads()
-    muon = parts.recipe.training.optimizer == "muon"
-    matrices = [(p.shape[0], p.shape[1]) for p in memory.hidden_matrices(dry)] if muon else []
-    step = duration.step_seconds(
-        [trace.work for trace in typical],
-        per_step=ahead.per_step,
-        num_trained=estimate.num_trained,
-        held=estimate.heap * (1 + memory.HOLES) / loop.TRIM_STEPS,
-        rates=measured,
-        threads=threads,
-        orthogonalised=matrices,
-    )
-    once = 0.0
-    if kept:
-        through = [sum(duration.pass_seconds(dry.trunk_work(b), measured, threads).values()) for b in ahead.typical]
-        tokens = int(parts.train.lengths.sum() + parts.validation.lengths.sum())
-        once = duration.WHOLE * sum(through) / sum(b.num_tokens for b in ahead.typical) * tokens
-    training = once + step * parts.plan.steps + estimate.products * measured.compile
-    widest = dry.run(seen(ahead.widest), forward_loss, large=large).work
-    per_token = sum(duration.pass_seconds(widest, measured, threads).values()) / ahead.widest.num_tokens
-    return estimate, training, duration.WHOLE * per_token * validated
-
-
-def _measure(parts: Parts, ahead: Ahead, trunk: Trunk | None, progress: Progress | None) -> tuple[float, float, int]:
-    """Take a few real steps and a real save; return seconds of the training and of an evaluation, and the peak memory.
-
-    The largest micro-batch ahead runs forward and backward, too, and the widest validation forward: the first steps
-    need not hold them.
-
-    Args:
-        ahead: what the first steps consist of.
-        trunk: the frozen part, where the run will compute it once per example: its time is taken apart.
-    """
-    through: list[tuple[float, int]] = []
-
-    def seen(batch: Batch) -> Batch:
-        if trunk is None:
-            return batch
-        began = time.perf_counter()
-        batch = replace(batch, trunk=to_numpy(trunk.states(parts.policy, batch)))
-        through.append((time.perf_counter() - began, batch.num_tokens))
-        return batch
-
-    def collate(positions: Sequence[int], rows: list[list[int]]) -> Batch:
-        return seen(parts.train.collate(positions, rows))
-
-    parts.policy.trunk = trunk
-    state = loop.start(parts.policy, parts.plan)
-    steps = loop.train(
-        parts.policy,
-        parts.method,
-        lengths=parts.train.lengths,
-        collate=collate,
-        plan=parts.plan,
-        state=state,
-    )
-    seconds, before = [], 0
-    for info in steps:
-        seconds.append(info.seconds - sum(one for one, _ in through[before:]))
-        before = len(through)
-        if progress:
-            progress("measured steps", len(seconds), min(MEASURED_STEPS, parts.plan.steps))
-        if len(seconds) == MEASURED_STEPS:
-            break
-    if state.micro_batch_tokens == parts.plan.micro_batch_tokens:  # else memory ran out: the peak was reached
-        _run_largest(parts, seen(ahead.largest), ahead.passes)
-        parts.policy.eval()
-        with loop.memory_errors():
-            forward(parts.policy, ahead.widest)
-    validating = _validation_seconds(parts, seen(ahead.widest))
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=parts.project.cache_dir) as folder:
-        checkpoint.save(Path(folder), parts.policy, state, digests={}, figures={})
-    saving = time.perf_counter() - began
-    # The first step pays for warming up; the median of the rest is what a step takes.
-    typical = float(np.median(seconds[1:] or seconds))
-    saves = math.ceil(parts.plan.steps / parts.save_steps)
-    once = 0.0
-    if through:
-        tokens = int(parts.train.lengths.sum() + parts.validation.lengths.sum())
-        once = sum(one for one, _ in through) / sum(count for _, count in through) * tokens
-    training = once + typical * parts.plan.steps + saving * saves
-    return training, validating, peak_memory_bytes(parts.policy.device)
-
-
-def _validation_seconds(parts: Parts, batch: Batch) -> float:
-    """Return the seconds of an evaluation during training, from one of its passes."""
-    parts.policy.eval()
-    began = time.perf_counter()
-    with torch.no_grad(), parts.policy.computing():
-        parts.method.measure(parts.policy, batch)
-    return (time.perf_counter() - began) / batch.num_tokens * int(parts.validation.lengths.sum())
-
-
-def _run_largest(parts: Parts, batch: Batch, passes: int) -> None:
-    """Run a micro-batch as a step would, without taking the step.
-
-    Raises:
-        MachineError: E412, memory ran out.
-    """
-    parts.policy.train()
-    with loop.memory_errors():
-        for _ in range(passes):
-            with parts.policy.computing():
-                total = method_loss(parts, parts.policy, batch)
-            total.backward()  # type: ignore[no-untyped-call]
-    for parameter in parts.policy.trained().values():
-        parameter.grad = None
+    return {
+        "tested_rows": tested,
+        "written_rows": min(tested, recipe.evaluation.max_examples or tested) if writes else 0,
+        "unread_rows": unread,
+    }
 
 
 def _span(seconds: float) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metier.core.errors import DataError
-from metier.core.recipe import Prompt
+from metier.core.sections import Prompt
 from metier.core.types import Message
 from metier.data.prompt import DEFAULT_USER, ask, asked_columns, with_labels
 from metier.evaluation.predict import fit

@@ -18,7 +18,7 @@ from metier.core.errors import ConfigError, DataError, PermissionDenied
 from metier.core.project import Project, digest_json
 from metier.core.recipe import Recipe, differences
 from metier.core.run import Run
-from metier.core.types import PROBLEM_TYPES, Split, kind_of
+from metier.core.types import PROBLEM_TYPES, SPLITS, Split, kind_of, measured_split
 from metier.governance.permission import permitted
 from metier.models.files import NANO
 
@@ -127,9 +127,21 @@ def check_figures(recipe: Recipe, dataset: Dataset) -> None:
 
     Raises:
         ConfigError: E276.
+        DataError: as `to_be_measured`.
+    """
+    from metier.evaluation.inputs import check_metrics
+
+    _, answers = to_be_measured(recipe, dataset)
+    check_metrics([answers], recipe.evaluation.metrics, recipe.objective.targets, place=recipe.place)
+
+
+def to_be_measured(recipe: Recipe, dataset: Dataset) -> tuple[Split, str]:
+    """Return the split that a run is measured on at the end, and what kind of answers (evaluation/inputs.situation_of).
+
+    Raises:
         DataError: E326, no held-out rows; E361, the rows that will be measured have no single right answer.
     """
-    from metier.evaluation.inputs import check_metrics, nothing_to_measure, situation_of
+    from metier.evaluation.inputs import nothing_to_measure, situation_of
     from metier.training.method import Method
 
     if not (dataset.count("test") or dataset.count("validation")):
@@ -144,14 +156,14 @@ def check_figures(recipe: Recipe, dataset: Dataset) -> None:
     head = _has_head(Method.of(recipe.method.kind, recipe.method.options))
     problem_type = dataset.manifest.get("problem_type")
     task = recipe.objective.task
-    split: Split = "test" if dataset.count("test") else "validation"
+    split = measured_split({name: dataset.count(name) for name in SPLITS})
     kinds = set(dataset.manifest["kinds"])
     if len(kinds) > 1:  # of which splits, the manifest does not say
         kinds = {kind_of(example) for example in dataset.iterate(split)}
     found = situation_of(kinds, head=head, problem_type=problem_type, task=task)
     if found is None:
         raise nothing_to_measure(kinds, split=split, place=recipe.place("data.sources"))
-    check_metrics([found], recipe.evaluation.metrics, recipe.objective.targets, place=recipe.place)
+    return split, found
 
 
 def _possible_situations(recipe: Recipe, method: Method) -> list[str]:

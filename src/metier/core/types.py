@@ -21,6 +21,11 @@ ProblemType = Literal["single_label", "multi_label", "regression"]
 PROBLEM_TYPES: tuple[ProblemType, ...] = ("single_label", "multi_label", "regression")
 
 
+def measured_split(rows: Mapping[str, int]) -> Split:
+    """Return the split that a run is measured on at the end: test, or validation where only it has rows."""
+    return "validation" if rows.get("validation") and not rows.get("test") else "test"
+
+
 # ───────────────────────────────────────────────────────────────────────────── messages
 
 

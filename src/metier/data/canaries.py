@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from metier.core.errors import ConfigError
-from metier.core.recipe import Canaries
+from metier.core.sections import Canaries
 from metier.core.types import Conversation, Example, Message, Text, identify
 from metier.data.spool import kinds_in
 from metier.data.steps import map_text

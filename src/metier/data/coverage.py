@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from metier.core import page
-from metier.core.recipe import Kind, Recipe
+from metier.core.recipe import Recipe
+from metier.core.sections import Kind
 from metier.data.steps import after_split
 
 FEW = 0.1

@@ -10,7 +10,8 @@ import numpy as np
 
 from metier.core.catalog import catalog
 from metier.core.errors import ConfigError, DataError
-from metier.core.recipe import Kind, Recipe
+from metier.core.recipe import Recipe
+from metier.core.sections import Kind
 from metier.data.reading import Progress
 from metier.data.rows import shown_column
 from metier.data.spool import Choice, Examples, characters_in, chosen, joined

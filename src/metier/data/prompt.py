@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from metier.core.errors import ConfigError, RowError
-from metier.core.recipe import Prompt
+from metier.core.sections import Prompt
 from metier.core.types import Conversation, Example, Labelled, Message, Text, content_of, identify
 from metier.data.content import texts_in
 from metier.data.rows import is_binary, no_text

@@ -16,7 +16,8 @@ import numpy as np
 
 from metier.core.errors import ConfigError, DataError, RowError
 from metier.core.project import Project
-from metier.core.recipe import Data, Recipe, Source
+from metier.core.recipe import Recipe
+from metier.core.sections import Data, Source
 from metier.core.types import PROBLEM_TYPES, Example, Labelled, identify
 from metier.data import formats, prompt
 from metier.data.quarantine import Quarantine

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from metier.core.errors import ConfigError
 from metier.core.project import Project
-from metier.core.recipe import Permission
+from metier.core.sections import Permission
 from metier.core.yamlmarks import load_marked
 from metier.data.source import HUB
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from metier.core.errors import ConfigError, DataError, MachineError
 from metier.core.project import Project, read_json
-from metier.core.recipe import Recipe, Source
+from metier.core.recipe import Recipe
+from metier.core.sections import Source
 from metier.core.subject import Subject, names_of, relative
 from metier.core.types import SPLITS, from_json
 from metier.core.values import row_digest, strings

@@ -23,7 +23,7 @@ import numpy as np
 
 from metier.core.fragments import Matcher, fragments
 from metier.core.project import Project
-from metier.core.recipe import Source
+from metier.core.sections import Source
 from metier.core.subject import Subject
 from metier.core.values import strings
 from metier.data.similar import liken, normalise, words_of

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from metier.core.recipe import Prompt
+from metier.core.sections import Prompt
 from metier.core.types import Conversation, Example, Labelled, Message, Text
 from metier.data import refusals
 from metier.data.dialect import choose

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from metier.core.errors import ConfigError, PermissionDenied
 from metier.core.project import Project, Settings
-from metier.core.recipe import Permission, Recipe, Source
+from metier.core.recipe import Recipe
+from metier.core.sections import Permission, Source
 from metier.data.statements import located, overlap, statements
 from metier.data.versions import Dataset
 

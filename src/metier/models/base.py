@@ -38,7 +38,7 @@ from metier.models.support import first_position, install
 if TYPE_CHECKING:
     import torch
 
-    from metier.core.recipe import ModelSection
+    from metier.core.sections import ModelSection
 
 BEGAN_WITH = "because the run began with it"
 """How the reason of a pinned choice ends."""

@@ -21,7 +21,7 @@ import torch
 
 from metier.core.batch import Batch
 from metier.core.errors import DataError, MachineError
-from metier.core.recipe import Training
+from metier.core.sections import Training
 from metier.data.batching import micro_batches, step_examples
 from metier.models.memory import trim_heap
 from metier.models.policy import Policy

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from metier.core.batch import Batch
-    from metier.core.recipe import Prompt
+    from metier.core.sections import Prompt
     from metier.data.template import Encoded, Encoder
     from metier.models.heads import HeadSpec
     from metier.models.policy import Policy

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metier.core.recipe import Training
+from metier.core.sections import Training
 
 HEAD_PREFIX = "head."
 MUON_MOMENTUM = 0.95

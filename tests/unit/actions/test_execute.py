@@ -18,8 +18,9 @@ from metier.actions import plan as plans
 from metier.core import jobs
 from metier.core.errors import ConfigError, DataError, MachineError
 from metier.core.project import Project, read_json, write_json
-from metier.core.recipe import Recipe, Training
+from metier.core.recipe import Recipe
 from metier.core.run import Run
+from metier.core.sections import Training
 from metier.core.types import Labelled, identify
 from metier.models.probe import Choice
 from metier.training import checkpoint, loop

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from metier.actions import ladder
+from metier.actions import costs, ladder
 from metier.actions import plan as plans
 from metier.actions.ahead import look_ahead
 from metier.actions.compose import Parts, compose
 from metier.core.batch import Batch
 from metier.core.errors import DataError
 from metier.core.project import Project
-from metier.core.recipe import Evaluation, Recipe
+from metier.core.recipe import Recipe
+from metier.core.sections import Evaluation
 from metier.models import memory, probe
 from metier.models.policy import Policy
 from metier.training import loop
@@ -124,7 +125,7 @@ def test_the_measured_peak_is_that_of_the_largest_micro_batch(
             parts.policy, parts.method, lengths=parts.train.lengths, collate=parts.train.collate, plan=parts.plan,
             state=loop.start(parts.policy, parts.plan),
         )  # fmt: skip
-        return max(info.slots for info in islice(steps, plans.MEASURED_STEPS))
+        return max(info.slots for info in islice(steps, costs.MEASURED_STEPS))
 
     for seed in range(20):
         parts = parts_of(project, "sft", seed=seed, num_train_epochs=3)
@@ -141,10 +142,10 @@ def test_the_measured_peak_is_that_of_the_largest_micro_batch(
         return loss(method, policy, batch)
 
     monkeypatch.setattr(Method, "loss", watched)
-    plans._measure(parts, look_ahead(parts), None, None)
+    costs.measure(parts, look_ahead(parts), None, None)
     before = {name: p.detach().clone() for name, p in parts.policy.trained().items()}
     assert max(seen) == largest.num_slots
-    plans._run_largest(parts, largest, passes=2)
+    costs._run_largest(parts, largest, passes=2)
     assert seen[-2:] == [largest.num_slots] * 2
     assert all(torch.equal(before[name], p) and p.grad is None for name, p in parts.policy.trained().items())
 
@@ -153,13 +154,13 @@ def test_a_validation_that_is_wider_than_a_step_counts(project: Project, monkeyp
     parts = parts_of(project, "sft", adapter="lora", batch_size=1, micro_batch_tokens=4096)
     ahead = look_ahead(parts)
     assert ahead.widest.num_slots > 2 * ahead.largest.num_slots
-    whole, *_ = plans._predict(parts, ahead, kept=False)
-    without, *_ = plans._predict(parts, replace(ahead, widest=ahead.largest), kept=False)
+    whole, *_ = costs.predict(parts, ahead, kept=False)
+    without, *_ = costs.predict(parts, replace(ahead, widest=ahead.largest), kept=False)
     assert whole.activations > without.activations
     assert ladder._live_bytes(parts, {}, kept=False) == whole.peak, "a rung counts it, too"
     seen: list[int] = []
-    monkeypatch.setattr(plans, "forward", lambda policy, batch: seen.append(batch.num_slots))
-    plans._measure(parts, ahead, None, None)
+    monkeypatch.setattr(costs, "forward", lambda policy, batch: seen.append(batch.num_slots))
+    costs.measure(parts, ahead, None, None)
     assert seen == [ahead.widest.num_slots], "and it is among what is measured"
 
 
@@ -274,7 +275,7 @@ def test_a_run_on_the_cpu_asks_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mem_get_info", "max_memory_allocated", "memory_reserved"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("the GPU was asked"))
     assert plans.available_memory_bytes(torch.device("cpu")) > 0
-    assert plans.peak_memory_bytes(torch.device("cpu")) > 0
+    assert memory.peak_bytes(torch.device("cpu")) > 0
 
 
 def test_the_time_of_the_training_is_called_that(project: Project) -> None:

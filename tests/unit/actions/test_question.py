@@ -11,7 +11,8 @@ from contract.test_methods import LABELS, parts
 from metier.actions import models
 from metier.actions.question import Question
 from metier.core.errors import ConfigError, DataError, RowError
-from metier.core.recipe import Prompt, Recipe
+from metier.core.recipe import Recipe
+from metier.core.sections import Prompt
 from metier.core.types import Conversation, Labelled, Message, Text, identify
 from metier.data.prompt import apply, check, check_method, check_version
 from metier.data.template import Encoder

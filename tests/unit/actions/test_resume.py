@@ -13,8 +13,9 @@ from contract.test_methods import parts
 from metier.actions import execute
 from metier.core.errors import ConfigError
 from metier.core.project import Project, digest_json, read_json, write_json
-from metier.core.recipe import Recipe, Training, semantic_values
+from metier.core.recipe import Recipe, semantic_values
 from metier.core.run import Run
+from metier.core.sections import Training
 from metier.training import checkpoint, loop
 from metier.training.validate import Watch
 

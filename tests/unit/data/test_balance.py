@@ -11,7 +11,8 @@ import pytest
 
 from metier.core.errors import ConfigError
 from metier.core.project import Project
-from metier.core.recipe import Kind, Recipe
+from metier.core.recipe import Recipe
+from metier.core.sections import Kind
 from metier.core.types import Labelled, Text, identify
 from metier.data.dataset import Dataset, build
 from metier.data.steps import Around, balance, run_step

@@ -11,7 +11,8 @@ import pytest
 
 from metier.core.errors import ConfigError
 from metier.core.project import Project
-from metier.core.recipe import Canaries, Recipe
+from metier.core.recipe import Recipe
+from metier.core.sections import Canaries
 from metier.core.types import SPLITS, Conversation, Labelled, Message, Text, identify
 from metier.data import canaries, figures, report
 from metier.data.dataset import Dataset, build

@@ -14,7 +14,8 @@ import pytest
 from erasing import WORDS, Person, interrupted, people, project_with
 from metier.core.errors import DataError
 from metier.core.project import Project, read_json, write_json
-from metier.core.recipe import Recipe, Source
+from metier.core.recipe import Recipe
+from metier.core.sections import Source
 from metier.core.subject import Subject
 from metier.core.values import row_digest
 from metier.data import review, subject_rows, subjects

@@ -10,7 +10,7 @@ import pytest
 
 from metier.core import extras
 from metier.core.errors import ConfigError, MachineError
-from metier.core.recipe import Kind
+from metier.core.sections import Kind
 from metier.core.types import Conversation, Labelled, Message, Preference, Rated, Text, identify
 from metier.data.steps import filter_language, filter_quality, run_step
 from metier.data.steps.filter_quality import Options, boilerplate, breaks_off, repeated_lines, repeated_words, symbols

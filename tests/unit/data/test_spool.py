@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from metier.core.catalog import catalog
-from metier.core.recipe import Kind
+from metier.core.sections import Kind
 from metier.core.types import (
     Conversation,
     Example,

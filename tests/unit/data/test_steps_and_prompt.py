@@ -12,7 +12,8 @@ import pytest
 
 from metier.core.extras import installed
 from metier.core.project import Project
-from metier.core.recipe import Kind, Prompt, Recipe
+from metier.core.recipe import Recipe
+from metier.core.sections import Kind, Prompt
 from metier.core.types import Conversation, Example, Labelled, Message, Preference, Problem, identify
 from metier.data import prompt
 from metier.data.dataset import Dataset, build

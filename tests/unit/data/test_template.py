@@ -25,7 +25,7 @@ from dialects import (
     word_pieces,
 )
 from metier.core.errors import ConfigError, DataError, RowError
-from metier.core.recipe import Prompt
+from metier.core.sections import Prompt
 from metier.core.types import Conversation, Labelled, Message, Rated, Text, ToolCall
 from metier.data.template import Encoded, Encoder
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from metier.core.recipe import Canaries
+from metier.core.sections import Canaries
 from metier.core.types import Text
 from metier.data.batching import collate
 from metier.data.canaries import MARK, plant

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from metier.core.errors import ConfigError, DataError
-from metier.core.recipe import Prompt
+from metier.core.sections import Prompt
 from metier.core.types import Conversation, Example, Labelled, Message, Preference, Text, identify
 from metier.data.batching import collate, micro_batches
 from metier.data.template import Encoder

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from metier.core.errors import MachineError
-from metier.core.recipe import ModelSection
+from metier.core.sections import ModelSection
 from metier.models import base as bases
 from metier.models import files
 from metier.models.base import Base

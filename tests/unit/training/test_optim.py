@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from metier.core.recipe import Training
+from metier.core.sections import Training
 from metier.training.optim import clip, learning_rate, make_optimizer, schedule
 
 

@@ -33,7 +33,8 @@ from typing import Any
 from metier.core.catalog import catalog
 from metier.core.errors import ConfigError
 from metier.core.extras import need
-from metier.core.recipe import Kind, Prompt, Recipe
+from metier.core.recipe import Recipe
+from metier.core.sections import Kind, Prompt
 from metier.core.types import (
     Conversation,
     Example,
