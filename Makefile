@@ -26,7 +26,7 @@ demo: $(READY)  ## Tune a small model on the shipped data and compare it with it
 	@$(BIN)/metier demo
 
 test: $(READY)  ## The quick truth (under 15 minutes on 2 cores)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: lint types floors test  ## Style, strict types, the floors of the house, tests
 

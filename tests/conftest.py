@@ -15,6 +15,25 @@ for _kind in ("config", "state"):
     os.environ[f"METIER_{_kind.upper()}_DIR"] = str(_OWN / _kind)
 
 
+SLOWEST = (
+    "flows/test_demo.py",
+    "unit/models/test_memory.py",
+    "contract/test_recipe_keys.py",
+    "numbers/test_far_device.py",
+    "unit/actions/test_compiling.py",
+    "flows/test_bad_input.py",
+    "flows/test_erase.py",
+    "flows/test_cli.py",
+)
+"""Files that begin before the others: a worker takes a whole file, and the rest would wait for one that came last."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path, len(SLOWEST)))
+
+
 def pytest_sessionfinish() -> None:
     shutil.rmtree(_OWN, ignore_errors=True)
 
