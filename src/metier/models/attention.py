@@ -276,7 +276,7 @@ def _kept_narrow(wide: Sequence[Tensor], given: Sequence[Tensor]) -> Iterator[No
             same = saved.untyped_storage()._cdata == cast.untyped_storage()._cdata
             if same and saved.shape == cast.shape and saved.stride() == cast.stride():
                 return source, saved.dtype
-        return saved
+        return saved.detach()  # an output that its own node kept would never be freed where no backward pass follows
 
     def unpack(saved: Any) -> Tensor:
         found: Tensor = saved if isinstance(saved, Tensor) else saved[0].to(saved[1])

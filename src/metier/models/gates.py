@@ -54,7 +54,7 @@ class GatedMlp(nn.Module):
             return cast("Tensor", down(product_NI))
 
         def pack(saved: Tensor) -> Any:
-            return (node, saved.shape) if _same_numbers(saved, product_NI) else saved
+            return (node, saved.shape) if _same_numbers(saved, product_NI) else saved.detach()
 
         with saved_tensors_hooks(pack, _unpack):
             return cast("Tensor", down(product_NI))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from metier.models import gates, norms
 from metier.models.attention import RIGHT_PADDED, Support, last_hidden, layout, register
@@ -69,8 +70,18 @@ def packed_gap(policy: Policy, batch: Batch) -> float:
     """Return how far the hidden states of packed rows are from those of each segment alone, at the worst token.
 
     The difference of two vectors as a share of the second's length. Alone, a segment has the masks that transformers
-    makes for the family. Gradients are on, since attention takes another path without them; nothing is kept of them.
+    makes for the family. Gradients are on, since attention takes another path without them; nothing is kept for a
+    backward pass, which would hold every layer at once.
     """
+    with saved_tensors_hooks(lambda _: None, _never):
+        return _packed_gap(policy, batch)
+
+
+def _never(_: None) -> Tensor:
+    raise AssertionError("no backward pass follows")
+
+
+def _packed_gap(policy: Policy, batch: Batch) -> float:
     policy.eval()
     tokens_BT = torch.from_numpy(batch.tokens_BT).to(policy.device)
     inside = torch.from_numpy(np.flatnonzero(batch.segments_BT > 0)).to(policy.device)

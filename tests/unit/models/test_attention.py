@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -207,6 +208,25 @@ def test_short_bfloat16_rows_that_train_attend_in_float32(
     assert hidden.dtype == plain.dtype == torch.bfloat16
     assert (hidden - wide).norm() < 0.03 * wide.norm()
     assert (plain - wide).norm() < 0.03 * wide.norm()
+
+
+def graph_tensors() -> int:
+    gc.collect()
+    return sum(1 for found in gc.get_objects() if type(found) is torch.Tensor and found.grad_fn is not None)
+
+
+@pytest.mark.parametrize("rows", [[[40], [30]], [[20, 12], [9, 30]]])
+def test_a_pass_that_no_backward_pass_follows_leaves_nothing(
+    rows: list[list[int]], make_base: Make, make_batch: MakeBatch
+) -> None:
+    policy, batch = build(make_base("llama", dtype=torch.bfloat16), "lora", {}), make_batch(rows)
+    before = graph_tensors()
+    hidden = policy.hidden(batch)
+    assert hidden.requires_grad and graph_tensors() > before
+    del hidden
+    assert graph_tensors() == before
+    packed_gap(policy, batch)
+    assert graph_tensors() == before
 
 
 @pytest.mark.parametrize("rows", [[[40], [30]], [[20, 12], [9, 30]]])
