@@ -1,4 +1,4 @@
-"""Compiled blocks of every family: the loss and all gradients of the plain pass, or a refusal that leaves that pass.
+"""Compiled blocks of every family, also where the compiler gives a block up: the loss and gradients of the plain pass.
 
 Long: each family is compiled from nothing, in full and with LoRA. Needs a C++ compiler.
 """
@@ -22,8 +22,6 @@ pytestmark = [
     pytest.mark.sweep,
     pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler"),
 ]
-REFUSED = {"gemma2", "gpt_oss"}
-"""Soft-capped scores and sinks: attention is written out there, and is not the one operation that blocks know."""
 
 
 @pytest.mark.parametrize("adapter", ["full", "lora"])
@@ -47,15 +45,10 @@ def test_compiled_blocks_give_the_plain_passes_gradients(family: str, adapter: s
         return float(loss), {n: p.grad.clone() for n, p in policy.trained().items() if p.grad is not None}
 
     batches = [random_batch([[30, 9, 12, 3]]), random_batch([[7, 25, 20]], seed=1), random_batch([[40], [31], [9]])]
-    if family in REFUSED:
-        with pytest.raises(Exception, match=r"soft-capped|sinks"):
-            run(batches[0], compiled=True)
-        return
     for batch in batches:  # other lengths and numbers of segments, other numbers of rows
         loss, wanted = run(batch, compiled=False)
         again, found = run(batch, compiled=True)
         assert again == pytest.approx(loss, rel=1e-5)
         assert found.keys() == wanted.keys()
-        largest = max(float(g.abs().max()) for g in wanted.values())
         for name, grad in wanted.items():
-            assert torch.allclose(found[name], grad, rtol=1e-3, atol=1e-5 * largest), name
+            assert (found[name] - grad).norm() <= 3e-4 * grad.norm(), name
