@@ -63,7 +63,7 @@ VERDICTS: dict[Verdict, Words] = {
     ),
     "below_floor": Words(
         "Below the simple floor", "▼", "bad",
-        "A simple method without a language model does better on these rows. Use that method, or change data or base.",
+        "A simple method without a language model does at least as well here. Use that method, or change data or base.",
     ),
     "insufficient": Words(
         "Not enough evidence", "?", "plain",
