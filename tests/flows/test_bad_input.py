@@ -548,6 +548,8 @@ def test_a_disk_on_which_nothing_is_left_at_all(small_disk: Path, base: Path) ->
     assert last and last[0]["fix"]
     saved, notes = checkpoint.newest(run.checkpoints_dir)
     assert saved is not None, notes
+    assert not any(checkpoint.problems(path) for path in checkpoint.listing(run.checkpoints_dir))
+    assert not [path.name for path in run.checkpoints_dir.iterdir() if path.name.startswith(".")]
     (small_disk / "filler").unlink()
     offset, step = (run.dir / "events.jsonl").stat().st_size, int(saved.name.removeprefix("step-"))
     here.done("runs", "resume", "1", "--detach")

@@ -225,8 +225,24 @@ def test_a_pass_that_no_backward_pass_follows_leaves_nothing(
     assert hidden.requires_grad and graph_tensors() > before
     del hidden
     assert graph_tensors() == before
+
+
+def test_the_proof_of_packing_keeps_nothing_for_a_backward_pass(
+    make_base: Make, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, batch = build(make_base("llama", dtype=torch.bfloat16), "lora", {}), make_batch([[20, 12], [9, 30]])
+    hidden = Policy.hidden
+    kept: list[int] = []
+
+    def watched(policy: Policy, batch: Batch) -> torch.Tensor:
+        found = hidden(policy, batch)
+        kept.append(graph_tensors())
+        return found
+
+    monkeypatch.setattr(Policy, "hidden", watched)
     packed_gap(policy, batch)
-    assert graph_tensors() == before
+    one = policy.hidden(batch)
+    assert one.requires_grad and kept[0] < kept[1] / 2, "the pass itself, against one that could go backward"
 
 
 @pytest.mark.parametrize("rows", [[[40], [30]], [[20, 12], [9, 30]]])
