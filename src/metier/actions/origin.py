@@ -170,7 +170,7 @@ def _text(found: Translation, name: str, file: Path) -> str:
         for section in sections:
             node = node.setdefault(section, {})
         node[leaf] = found.values[dotted]
-    ordered = {key: values[key] for key in Recipe.model_fields if key in values}
+    ordered = dict(sorted(values.items(), key=lambda item: list(Recipe.model_fields).index(item[0])))
     return "\n".join([*_head(found, name, file), *_lines(ordered, found)]) + "\n"
 
 
