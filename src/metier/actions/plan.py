@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from metier.actions.train import check_figures, check_recipe, to_be_measured
 from metier.actions.trunk import choose
 from metier.core.project import Project, write_json
 from metier.core.recipe import Recipe
+from metier.core.types import SPLITS
 from metier.data.batching import steps_per_epoch
 from metier.evaluation import protocols
 from metier.evaluation.predict import num_unread
@@ -183,11 +185,9 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
     """Return the plan of composed parts; with `measure` their policy has been trained for a few steps afterwards.
 
     Raises:
-        DataError: E350–E358, a row that the evaluation at the end could not read.
+        DataError: E326, E361, nothing can be measured; E350–E358, a row that the evaluation at the end could not read.
     """
-    recipe, manifest = parts.recipe, parts.dataset.manifest
-    lengths = parts.train.lengths
-    report = parts.lengths
+    recipe = parts.recipe
     held_out = _held_out(parts, progress or protocols.silent)
     if progress:
         progress("what a step takes", 0, None)
@@ -210,22 +210,9 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
         if recipe.training.torch_compile is True or peak + compiler <= TIGHT_SHARE * available:
             memory_parts["compiler"] = compiler
             peak += compiler
-    proof = manifest.get("split_proof", {})
     validations = math.ceil(parts.plan.steps / parts.every_steps) if len(parts.validation) else 0
     made = Plan(
-        rows={s: parts.dataset.count(s) for s in ("train", "validation", "test")},
-        tokens=int(lengths.sum()),
-        tokens_p50=int(np.percentile(lengths, 50)),
-        tokens_p99=int(np.percentile(lengths, 99)),
-        tokens_max=report.longest,
-        cut_rows=report.cut_rows,
-        dropped_rows=report.dropped_rows,
-        max_length=parts.encoder.max_length,
-        supervised_share=report.share_supervised,
-        leaks={k: int(v) for k, v in proof.get("leaks", {}).items()},
-        groups_on_both_sides=int(proof.get("groups_on_both_sides", 0)),
-        given_test=any(s.get("split") == "test" for s in manifest.get("sources", [])),
-        quarantined=int(manifest.get("quarantine", {}).get("rows", 0)),
+        **_data(parts),
         steps=parts.plan.steps,
         batch_size=recipe.training.batch_size,
         epochs=parts.plan.steps / steps_per_epoch(len(parts.train), recipe.training.batch_size),
@@ -246,7 +233,7 @@ def plan_parts(parts: Parts, *, measure: bool = False, progress: Progress | None
         disk_free_bytes=shutil.disk_usage(parts.project.root).free,
         measured=measure,
         choices={**parts.choices, **({"trunk": trunk.reason} if trunk.reason else {})},
-        permission=permission.marks(manifest["sources"]),
+        permission=permission.marks(parts.dataset.manifest["sources"]),
         ladder=[],
     )
     if not made.fits_disk:
@@ -261,6 +248,27 @@ def available_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
     return probe.free_memory_bytes()
+
+
+def _data(parts: Parts) -> dict[str, Any]:
+    """Return what the rows are: how many, their tokens, and what of them the division and max_length took."""
+    manifest, lengths, report = parts.dataset.manifest, parts.train.lengths, parts.lengths
+    proof = manifest.get("split_proof", {})
+    return {
+        "rows": {split: parts.dataset.count(split) for split in SPLITS},
+        "tokens": int(lengths.sum()),
+        "tokens_p50": int(np.percentile(lengths, 50)),
+        "tokens_p99": int(np.percentile(lengths, 99)),
+        "tokens_max": report.longest,
+        "cut_rows": report.cut_rows,
+        "dropped_rows": report.dropped_rows,
+        "max_length": parts.encoder.max_length,
+        "supervised_share": report.share_supervised,
+        "leaks": {kind: int(num) for kind, num in proof.get("leaks", {}).items()},
+        "groups_on_both_sides": int(proof.get("groups_on_both_sides", 0)),
+        "given_test": any(source.get("split") == "test" for source in manifest.get("sources", [])),
+        "quarantined": int(manifest.get("quarantine", {}).get("rows", 0)),
+    }
 
 
 def _held_out(parts: Parts, progress: protocols.Progress) -> dict[str, int]:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from metier.core.errors import ConfigError
-from metier.core.recipe import FOREIGN_KEYS, Recipe, describe, differences
+from metier.core.foreign_keys import FOREIGN_KEYS
+from metier.core.recipe import Recipe, describe, differences
 
 TEXT = """\
 version: 1
