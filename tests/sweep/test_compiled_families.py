@@ -50,5 +50,6 @@ def test_compiled_blocks_give_the_plain_passes_gradients(family: str, adapter: s
         again, found = run(batch, compiled=True)
         assert again == pytest.approx(loss, rel=1e-5)
         assert found.keys() == wanted.keys()
-        for name, grad in wanted.items():
-            assert (found[name] - grad).norm() <= 1e-4 * grad.norm(), name
+        whole = torch.stack([grad.norm() for grad in wanted.values()]).norm()
+        for name, grad in wanted.items():  # a bias of the keys has no gradient but rounding: softmax cancels it
+            assert (found[name] - grad).norm() <= 1e-4 * grad.norm() + 1e-6 * whole, name
