@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_sessionfinish() -> None:
     shutil.rmtree(_OWN, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_kernel_left() -> Iterator[None]:
+    """Take back the attention kernel that a loaded base has put to use: the next test has the attention it asks for."""
+    yield
+    if module := sys.modules.get("metier.models.segment_op"):
+        module.use(None)
 
 
 @pytest.fixture(scope="session")

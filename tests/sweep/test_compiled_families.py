@@ -5,22 +5,21 @@ Long: each family is compiled from nothing, in full and with LoRA. Needs a C++ c
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import pytest
 import torch
 
-from metier.actions.compiling import COMPILERS
 from metier.models.base import from_model
 from metier.models.compiled import CompiledBlocks
+from metier.models.fused_choice import compiler
 from metier.models.policy import build
 from metier.training.tokens import cross_entropy
 from unit.models.conftest import FAMILIES, make_model, random_batch
 
 pytestmark = [
     pytest.mark.sweep,
-    pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler"),
+    pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler"),
 ]
 
 

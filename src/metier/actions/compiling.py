@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +15,11 @@ from metier.core.batch import Batch
 from metier.core.errors import ConfigError
 from metier.data.batching import micro_batches, step_examples
 from metier.models import memory
-from metier.models.base import BEGAN_WITH
 from metier.models.compiled import CompiledBlocks
-from metier.models.probe import Choice
+from metier.models.fused_choice import COMPILERS, compiler
+from metier.models.probe import BEGAN_WITH, Choice
 from metier.training import loop
 
-COMPILERS = ("g++", "clang++", "c++")
 LEAST_SECONDS = 240.0
 """Compiling takes ten to thirty seconds and saves a tenth to a quarter: below it, a run ends before that has paid."""
 REPEATS = 3
@@ -162,7 +159,7 @@ def _not_at_all(parts: Parts) -> str:
         return "the frozen part of the model is kept, and little is left to compile"
     if not policy.adapter.trainable():
         return "no block trains"
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS) if name):
+    if compiler() is None:
         return f"there is no C++ compiler ({', '.join(COMPILERS)})"
     return ""
 

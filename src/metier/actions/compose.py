@@ -29,8 +29,8 @@ from metier.data.template import Encoder
 from metier.data.tokens import TokenTable
 from metier.data.versions import Dataset
 from metier.models import base as bases
+from metier.models import fused_choice, probe
 from metier.models import policy as policies
-from metier.models import probe
 from metier.models.policy import Policy
 from metier.training import loop, optim
 from metier.training.feed import Feed
@@ -196,7 +196,7 @@ def remember(parts: Parts, environment: Mapping[str, Any]) -> None:
         environment: the run's environment.json as it was before this start.
     """
     reasons = environment.get("choices", {})
-    taken_over = [name for name, reason in parts.choices.items() if reason.endswith(bases.BEGAN_WITH)]
+    taken_over = [name for name, reason in parts.choices.items() if reason.endswith(probe.BEGAN_WITH)]
     parts.choices.update({name: reasons[name] for name in taken_over if name in reasons})
 
 
@@ -212,7 +212,7 @@ def for_inference(recipe: Recipe, pinned: Mapping[str, str]) -> tuple[Recipe, di
     except MachineError:  # the recipe names one that is not here
         recipe = recipe.with_values({"model.device": "auto"})
         found = probe.choose_device().value
-    kept = {name: value for name, value in pinned.items() if name not in ("device", "threads")}
+    kept = {name: value for name, value in pinned.items() if name not in ("device", "threads", fused_choice.KEY)}
     if found.partition(":")[0] != pinned.get("device", found).partition(":")[0]:
         kept.pop("micro_batch_tokens", None)
         kept.pop("packing", None)
@@ -340,7 +340,7 @@ def _plan(
     choices: dict[str, str] = {}
     if "learning_rate" in kept:
         rate = float(kept["learning_rate"])
-        choices["learning_rate"] = f"{rate:g} {bases.BEGAN_WITH}"
+        choices["learning_rate"] = f"{rate:g} {probe.BEGAN_WITH}"
     else:
         chosen = optim.learning_rate(training, adapter=recipe.adapter.kind, method=method.kind, width=policy.width)
         rate = chosen.value
@@ -348,7 +348,7 @@ def _plan(
     tokens = training.micro_batch_tokens
     if "micro_batch_tokens" in kept:
         tokens = int(kept["micro_batch_tokens"])
-        choices["micro_batch_tokens"] = f"{tokens} {bases.BEGAN_WITH}"
+        choices["micro_batch_tokens"] = f"{tokens} {probe.BEGAN_WITH}"
     elif tokens == "auto":
         tokens = CPU_MICRO_BATCH_TOKENS if policy.device.type == "cpu" else GPU_MICRO_BATCH_TOKENS
         choices["micro_batch_tokens"] = (
@@ -371,7 +371,7 @@ def _every_steps(recipe: Recipe, steps: int, kept: Mapping[str, str], choices: d
     if said != "auto":
         return said
     if "every_steps" in kept:
-        choices["every_steps"] = f"{kept['every_steps']} {bases.BEGAN_WITH}"
+        choices["every_steps"] = f"{kept['every_steps']} {probe.BEGAN_WITH}"
         return int(kept["every_steps"])
     chosen = max(1, round(steps / EVALUATIONS_PER_RUN))
     choices["every_steps"] = f"{chosen} because that makes about {EVALUATIONS_PER_RUN} evaluations in {steps:,} steps"
@@ -384,7 +384,7 @@ def _save_steps(recipe: Recipe, every_steps: int, kept: Mapping[str, str], choic
     if said != "auto":
         return said
     if "save_steps" in kept:
-        choices["save_steps"] = f"{kept['save_steps']} {bases.BEGAN_WITH}"
+        choices["save_steps"] = f"{kept['save_steps']} {probe.BEGAN_WITH}"
         return int(kept["save_steps"])
     choices["save_steps"] = f"{every_steps} because each evaluation is followed by a checkpoint"
     return every_steps

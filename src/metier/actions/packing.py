@@ -10,9 +10,8 @@ import torch
 from metier.core.batch import Batch
 from metier.data.batching import collate
 from metier.data.encoded import Encoded
-from metier.models.base import BEGAN_WITH
 from metier.models.policy import Policy
-from metier.models.probe import Choice
+from metier.models.probe import BEGAN_WITH, Choice
 from metier.models.support import packed_gap
 from metier.training.feed import Feed
 from metier.training.loop import Plan

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from metier.models.segment_op import decode, encode, segment_attention
+from metier.models.fused import Kernel
+from metier.models.segment_op import decode, encode, own_kernel, segment_attention
 from metier.models.segments import ROUND_TOKENS, SHORT_TOKENS, Lengths, Rounding, Segments, by_segment
 
 NAME = "metier"
@@ -179,11 +180,15 @@ def attend(
     explicit = softcap is not None or sinks_H is not None
     lowered = _autocast_dtype(query)
     causal = _is_causal(module, kwargs)
+    kernel = None if explicit or dropout else _kernel_for(query, key, lowered)
+    masked = attention_mask is not None and not isinstance(attention_mask, Segments)
+    if kernel is not None and not masked and kwargs.get("position_bias") is None and type(query) is Tensor:
+        return _attend_fused(query, key, value, attention_mask, causal, scaling, lowered), None
     if not explicit and not isinstance(attention_mask, Segments):
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
         if attention_mask is not None or kwargs.get("position_bias") is not None:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0], None
-        prepared = _prepared(query, key, value, lowered, round_up=causal)
+        prepared = _prepared(query, key, value, lowered, round_up=causal, kernel=kernel)
         with torch.autocast(query.device.type, enabled=False), _kept_narrow(prepared, (query, key, value)):
             out_BTHD = sdpa_attention_forward(module, *prepared, None, **options)[0]
         return out_BTHD[:, : query.shape[2]].to(query.dtype), None
@@ -192,7 +197,7 @@ def attend(
         if explicit:
             return _explicit(q, k, v, mask, causal, scaling, dropout, softcap, sinks_H).transpose(1, 2)
         plain = causal and mask is None and q.shape[2] > 1
-        prepared = _prepared(q, k, v, lowered, round_up=plain)
+        prepared = _prepared(q, k, v, lowered, round_up=plain, kernel=kernel)
         with torch.autocast(q.device.type, enabled=False), _kept_narrow(prepared, (q, k, v)):
             out = F.scaled_dot_product_attention(
                 *prepared,
@@ -207,9 +212,34 @@ def attend(
     if not isinstance(attention_mask, Segments):
         return piece(query, key, value, attention_mask), None
     rounding = Rounding()
-    if query.device.type == "cpu" and lowered == torch.bfloat16:
+    if query.device.type == "cpu" and lowered == torch.bfloat16 and kernel is None:
         rounding = Rounding(ROUND_TOKENS, above=SHORT_TOKENS if _trains(query, key, value) else 0)
     return by_segment(query, key, value, attention_mask, piece, causal=causal, rounding=rounding), None
+
+
+def _kernel_for(query: Tensor, key: Tensor, lowered: torch.dtype) -> Kernel | None:
+    """Our own kernel where it is in use and attends here: whole rows in bfloat16 on the CPU."""
+    here = query.device.type == "cpu" and lowered == torch.bfloat16 and query.shape[2] == key.shape[2] > 1
+    return own_kernel() if here and query.shape[3] % 2 == 0 else None
+
+
+def _attend_fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Any,
+    causal: bool,
+    scaling: float | None,
+    lowered: torch.dtype,
+) -> Tensor:
+    """Attend by our own kernel; segments as `attend` gets them."""
+    whole = ((query.shape[2],),) * query.shape[0]
+    lengths, window = (whole, None) if segments is None else (segments.lengths, segments.window)
+    parts = [tensor.to(lowered).transpose(1, 2) for tensor in (query, key, value)]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    with torch.autocast(query.device.type, enabled=False):
+        out_BTHD: Tensor = segment_attention(*parts, encode(lengths, window, causal), scale)[0]
+    return out_BTHD.to(query.dtype)
 
 
 def _attend_compiled(
@@ -245,13 +275,14 @@ def _autocast_dtype(query: Tensor) -> torch.dtype:
 
 
 def _prepared(
-    query: Tensor, key: Tensor, value: Tensor, dtype: torch.dtype, *, round_up: bool
+    query: Tensor, key: Tensor, value: Tensor, dtype: torch.dtype, *, round_up: bool, kernel: Kernel | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the tensors in the precision, and where `round_up` allows at the length, that a CPU computes fastest.
 
-    SHORT_TOKENS and ROUND_TOKENS say which and why; what is filled up on the right a causal row does not see.
+    SHORT_TOKENS and ROUND_TOKENS say which and why; what is filled up on the right a causal row does not see. Our own
+    kernel wants neither: where it would attend if the tensors had data (models/dryrun.py), they stay as they are.
     """
-    if query.device.type != "cpu":
+    if query.device.type != "cpu" or kernel is not None:
         return query.to(dtype), key.to(dtype), value.to(dtype)
     if dtype == torch.bfloat16 and _trains(query, key, value) and query.shape[2] <= SHORT_TOKENS:
         dtype = torch.float32

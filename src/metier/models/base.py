@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metier.core.errors import MachineError
-from metier.models import probe
+from metier.models import fused_choice, probe, segment_op
 from metier.models.attention import Support
 from metier.models.cache import context_window
 from metier.models.casts import SharedCasts
@@ -33,15 +33,13 @@ from metier.models.files import (
 )
 from metier.models.gates import GatedMlp
 from metier.models.norms import RmsNorm
+from metier.models.probe import BEGAN_WITH
 from metier.models.support import first_position, install
 
 if TYPE_CHECKING:
     import torch
 
     from metier.core.sections import ModelSection
-
-BEGAN_WITH = "because the run began with it"
-"""How the reason of a pinned choice ends."""
 
 
 @dataclass
@@ -116,7 +114,7 @@ def load(section: ModelSection, *, resolve: Callable[[str], Path], choices: Mapp
     Args:
         section: `model:` of the recipe.
         resolve: turns a path of the recipe into a path of this machine (Project.path).
-        choices: values pinned by an earlier run: `dtype`, `device`, `threads`.
+        choices: values pinned by an earlier run: `dtype`, `device`, `threads`, `attention_kernel`.
 
     Raises:
         MachineError: E401 not on this machine, E402 pickled weights, E403 needs code from its folder, E404 tokenizer
@@ -133,6 +131,8 @@ def load(section: ModelSection, *, resolve: Callable[[str], Path], choices: Mapp
     threads = _pin(pinned, "threads", probe.choose_threads)
     torch.set_num_threads(int(threads.value))
     dtype = _pin(pinned, "dtype", lambda: probe.choose_dtype(section.dtype, device.value))
+    kernel, attention = fused_choice.choose(device.value, dtype.value, pinned.get(fused_choice.KEY))
+    segment_op.use(kernel)
     tokenizer = _load_tokenizer(path)
     model = _load_model(path, config, kind, bfloat16=dtype.value == "bfloat16")
     _check_vocabulary(model, tokenizer, path)
@@ -142,7 +142,13 @@ def load(section: ModelSection, *, resolve: Callable[[str], Path], choices: Mapp
     )
     if path.parent.name == "snapshots" and not resolve(section.name_or_path.removeprefix("file:")).is_dir():
         base.hub = section.name_or_path.removeprefix("hf:"), path.name
-    base.choices = {"device": device.value, "threads": threads.value, "dtype": dtype.value}
+    base.choices = {
+        "device": device.value,
+        "threads": threads.value,
+        "dtype": dtype.value,
+        fused_choice.KEY: attention.value,
+    }
+    base.reasons[fused_choice.KEY] = attention.reason
     base.reasons.update(device=device.reason, threads=threads.reason, dtype=dtype.reason, kind=kind_reason)
     return base
 

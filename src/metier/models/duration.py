@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from metier.models.dryrun import Work
 from metier.models.rates import ADAMW_BYTES, Rates, attention_seconds
+from metier.models.segment_op import own_kernel
 
 CLIP_BYTES = 12
 """Per trained weight: the norm reads the gradient, clipping reads and writes it."""
@@ -64,7 +65,8 @@ def pass_seconds(work: Work, rates: Rates, threads: int) -> dict[str, float]:
 
     attention = 0.0
     for shape, heads in work.heads.items():
-        both = attention_seconds(shape.queries, shape.keys, shape.width, shape.dtype, shape.causal)
+        kernel = own_kernel() if shape.dtype == "bfloat16" else None
+        both = attention_seconds(shape.queries, shape.keys, shape.width, shape.dtype, shape.causal, kernel)
         attention += heads * both[shape.backward]
     return {
         "products": shared(work.flops, rates.matmul) + shared(work.operands, rates.operands),

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 WORTHWHILE = 1.3
 """bf16 must win a matrix product by this factor: the other operations of a step gain less, and precision is lost."""
 BUDGET_SECONDS = 0.4
+BEGAN_WITH = "because the run began with it"
+"""How the reason of a pinned choice ends."""
 
 
 @dataclass(frozen=True, slots=True)

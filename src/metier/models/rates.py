@@ -18,6 +18,8 @@ from metier.models.probe import recall, remember
 if TYPE_CHECKING:
     import torch
 
+    from metier.models.fused import Kernel
+
 VERSION = 1
 """Goes up when a probe changes: what an earlier one measured is then of no use."""
 ADAMW_BYTES = 28
@@ -91,20 +93,30 @@ def measure(dtype: str) -> Rates:
 
 
 @functools.lru_cache(maxsize=256)
-def attention_seconds(queries: int, keys: int, width: int, dtype: str, causal: bool) -> tuple[float, float]:
+def attention_seconds(
+    queries: int, keys: int, width: int, dtype: str, causal: bool, kernel: Kernel | None
+) -> tuple[float, float]:
     """Return one thread's seconds of fused attention per head, forward and backward, measured on the shape itself.
 
     No formula would do: on this project's machine a bfloat16 backward of 64 positions takes 56 ns per score, one of
     1,024 positions 3 ns, in float32 7 and 3.
+
+    Args:
+        kernel: our own, which attends in bfloat16 where there are as many queries as keys; None: PyTorch's.
     """
     import torch
     from torch.nn import functional
+
+    from metier.models import fused_proof
 
     heads = max(1, min(64, 2**18 // (queries * keys)))  # enough that starting the kernel does not count
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     state = torch.random.get_rng_state()
     try:
+        if kernel is not None and queries == keys:
+            forward_s, backward_s = fused_proof.seconds(heads, queries, 1, width, causal=causal, kernel=kernel)
+            return forward_s / heads, backward_s / heads
         kind = getattr(torch, dtype)
         query = torch.randn(1, heads, queries, width).to(kind).requires_grad_()
         key, value = (torch.randn(1, heads, keys, width).to(kind).requires_grad_() for _ in range(2))

@@ -1,7 +1,8 @@
-"""Causal attention inside segments as one operation that torch.compile does not look into, forward and backward.
+"""Attention inside segments as one operation that torch.compile does not look into, forward and backward.
 
-A compiled block sees two opaque operations, in which models/segments.py lays the segments out and PyTorch's fused CPU
-kernel attends. The segments come as a small integer tensor, so that other segments do not mean another compilation.
+A compiled block sees two opaque operations, in which our own kernel (models/fused.py) attends, or else PyTorch's, for
+which models/segments.py lays the segments out. The segments come as a small integer tensor, so that other segments do
+not mean another compilation.
 What is kept for the backward pass: q, k, v and the result in their own precision, and one number per position and head.
 
 Shapes: B rows, T positions, H query heads, G key/value heads, D head width, S segments, N segments of one group, W
@@ -10,6 +11,7 @@ their width, P = Σ N·W.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metier.models.fused import Kernel, Scope
 from metier.models.segments import (
     ROUND_TOKENS,
     SHORT_TOKENS,
@@ -33,10 +36,28 @@ FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-def encode(lengths: Lengths, window: int | None) -> Tensor:
+TWO_WAY = -1
+"""In place of a window: everybody sees everybody of the segment. For our own kernel alone."""
+_kernel: Kernel | None = None
+
+
+def use(kernel: Kernel | None) -> None:
+    """Let attention in bfloat16 on the CPU be computed by this kernel in this process; None: by PyTorch's."""
+    global _kernel
+    _kernel = kernel
+
+
+def own_kernel() -> Kernel | None:
+    """Return the kernel in use, None where it is PyTorch's."""
+    return _kernel
+
+
+@lru_cache(maxsize=256)
+def encode(lengths: Lengths, window: int | None, causal: bool = True) -> Tensor:
     """Return segments as a tensor (1 + S, 2), int64: first the window (0 = none) and the rows, then row and length."""
+    first = (window or 0) if causal else TWO_WAY
     pairs = [(row, length) for row, segments in enumerate(lengths) for length in segments]
-    return torch.tensor([(window or 0, len(lengths)), *pairs], dtype=torch.int64)
+    return torch.tensor([(first, len(lengths)), *pairs], dtype=torch.int64)
 
 
 def decode(code: Tensor) -> Segments:
@@ -51,6 +72,20 @@ def _decoded(code: bytes) -> Segments:
     for row, length in pairs:
         rows[row].append(length)
     return Segments(tuple(map(tuple, rows)), window or None)
+
+
+def _scope(code: Tensor) -> Scope:
+    return _scoped(code.numpy().tobytes())
+
+
+@lru_cache(maxsize=64)
+def _scoped(code: bytes) -> Scope:
+    (window, _), *pairs = torch.frombuffer(bytearray(code), dtype=torch.int64).view(-1, 2).tolist()
+    spans, ends = [], Counter[int]()
+    for row, length in pairs:
+        spans.append((row, ends[row], length))
+        ends[row] += length
+    return Scope(torch.tensor(spans), window if window > 0 else None, window != TWO_WAY)
 
 
 def _layout(code: Tensor, dtype: torch.dtype) -> tuple[Segments, Layout]:
@@ -81,19 +116,22 @@ def _precision(group: Group, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if group.width <= SHORT_TOKENS else dtype
 
 
-@torch.library.custom_op("metier::segment_attention", mutates_args=(), device_types="cpu")
+# The compiler keeps what it made of an operation under its name: other shapes of results want another name.
+@torch.library.custom_op("metier::attend_segments", mutates_args=(), device_types="cpu")
 def segment_attention(
     query_BTHD: Tensor, key_BTGD: Tensor, value_BTGD: Tensor, code: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """Attend inside each segment, each position to itself and what stands before it.
+    """Attend inside each segment, each position to itself and what stands before it (unless the code says both ways).
 
     Args:
         code: as `encode` makes it.
         scaling: factor on the scores.
 
     Returns:
-        (B, T, H, D), and the logarithms of the weights' sums (B·T, H), float32.
+        (B, T, H, D), and the logarithms of the weights' sums (B, T, H), float32.
     """
+    if _kernel is not None and _kernel.fits(query_BTHD, key_BTGD, value_BTGD):
+        return _kernel.forward(query_BTHD, key_BTGD, value_BTGD, _scope(code), scaling)
     dtype = query_BTHD.dtype
     segments, layout = _layout(code, dtype)
     flat = [gather(tensor.flatten(0, 1), layout) for tensor in (query_BTHD, key_BTGD, value_BTGD)]
@@ -106,32 +144,38 @@ def segment_attention(
         outs.append(out.transpose(1, 2).flatten(0, 1).to(dtype))
         sums.append(lse.transpose(1, 2).flatten(0, 1).float())
     out_PHD, sums_PH = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (outs, sums))
-    return scatter(out_PHD, layout).reshape(query_BTHD.shape).contiguous(), scatter(sums_PH, layout).contiguous()
+    shape = query_BTHD.shape
+    return scatter(out_PHD, layout).reshape(shape).contiguous(), scatter(sums_PH, layout).reshape(
+        shape[:3]
+    ).contiguous()
 
 
 @segment_attention.register_fake
 def _(query_BTHD: Tensor, *_rest: Any) -> tuple[Tensor, Tensor]:
-    rows, length, heads, _ = query_BTHD.shape
-    return torch.empty_like(query_BTHD), query_BTHD.new_empty((rows * length, heads), dtype=torch.float32)
+    out_BTHD = query_BTHD.new_empty(query_BTHD.shape)
+    return out_BTHD, query_BTHD.new_empty(query_BTHD.shape[:3], dtype=torch.float32)
 
 
-@torch.library.custom_op("metier::segment_attention_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("metier::attend_segments_backward", mutates_args=(), device_types="cpu")
 def segment_attention_backward(
     grad_BTHD: Tensor,
     query_BTHD: Tensor,
     key_BTGD: Tensor,
     value_BTGD: Tensor,
     out_BTHD: Tensor,
-    sums_SH: Tensor,
+    sums_BTH: Tensor,
     code: Tensor,
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value."""
     dtype = query_BTHD.dtype
+    if _kernel is not None and _kernel.fits(query_BTHD, key_BTGD, value_BTGD):
+        kept = (query_BTHD, key_BTGD, value_BTGD, out_BTHD, sums_BTH)
+        return _kernel.backward(grad_BTHD.to(dtype), *kept, _scope(code), scaling)
     segments, layout = _layout(code, dtype)
-    given = (query_BTHD, key_BTGD, value_BTGD, out_BTHD)
-    flat = [gather(tensor.flatten(0, 1), layout) for tensor in given]
-    flat_sums = gather(sums_SH.unsqueeze(-1), layout)
+    tensors = (query_BTHD, key_BTGD, value_BTGD, out_BTHD)
+    flat = [gather(tensor.flatten(0, 1), layout) for tensor in tensors]
+    flat_sums = gather(sums_BTH.flatten(0, 1).unsqueeze(-1), layout)
     flat_grad = _gradient_slots(grad_BTHD.flatten(0, 1).to(dtype), layout)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for group, (grad, q, k, v, out, sums) in _rows([flat_grad, *flat, flat_sums], layout):
@@ -141,7 +185,7 @@ def segment_attention_backward(
         grads = BACKWARD(*wide, sums.squeeze(-1), 0.0, mask is None, attn_mask=mask, scale=scaling)
         found.append(tuple(g.transpose(1, 2).flatten(0, 1).to(dtype) for g in grads))
     back = []
-    for parts, like in zip(zip(*found, strict=True), given[:3], strict=True):
+    for parts, like in zip(zip(*found, strict=True), tensors[:3], strict=True):
         slots = parts[0] if len(parts) == 1 else torch.cat(parts)
         back.append(scatter(slots, layout).reshape(like.shape).contiguous())
     return back[0], back[1], back[2]
@@ -151,7 +195,8 @@ def segment_attention_backward(
 def _(
     grad_BTHD: Tensor, query_BTHD: Tensor, key_BTGD: Tensor, value_BTGD: Tensor, *_rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(query_BTHD), torch.empty_like(key_BTGD), torch.empty_like(value_BTGD)
+    query, key, value = (tensor.new_empty(tensor.shape) for tensor in (query_BTHD, key_BTGD, value_BTGD))
+    return query, key, value
 
 
 def _gradient_slots(grad_SX: Tensor, layout: Layout) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from metier.actions.compose import Parts, compose
 from metier.core.errors import ConfigError
 from metier.core.project import Project
 from metier.core.recipe import Recipe
+from metier.models import fused_choice
 from metier.models.compiled import CompiledBlocks
 from metier.training import checkpoint, loop
 from tiny import chat_rows, write_model
 
-compiler = pytest.mark.skipif(
-    not any(shutil.which(name) for name in compiling.COMPILERS), reason="there is no C++ compiler"
-)
+compiler = pytest.mark.skipif(fused_choice.compiler() is None, reason="there is no C++ compiler")
 KEPT = compiling.Trial(plain_seconds=1.0, compiled_seconds=0.8, compiling_seconds=9.0, gap=1e-7)
 
 
@@ -93,10 +91,10 @@ def test_what_is_slower_wrong_or_impossible_is_left_alone_and_said(
 
 def test_short_runs_other_machines_and_a_no_are_not_tried(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = fixed_trial(monkeypatch, KEPT)
-    monkeypatch.setattr(compiling.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(fused_choice.shutil, "which", lambda name: f"/bin/{name}")
     assert "shorter than 4 minutes" in choose(parts_of(project), seconds=200).reason
     assert choose(parts_of(project, torch_compile=False)).reason == "off because the recipe says so"
-    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    monkeypatch.setattr(fused_choice.shutil, "which", lambda name: None)
     assert "no C++ compiler" in choose(parts_of(project)).reason
     assert asked == []
     with pytest.raises(ConfigError, match="cannot be compiled") as error:

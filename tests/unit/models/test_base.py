@@ -34,9 +34,10 @@ def test_a_directory_is_loaded_with_its_reasons(family: str, kind: str, saved_mo
     assert base.dtype == torch.float32
     assert base.num_parameters == sum(p.numel() for p in base.model.parameters())
     norms = {"norms", "gates"} if family == "llama" else set()
-    assert set(base.reasons) == {"dtype", "device", "threads", "kind", "attention"} | norms
-    assert all("because" in base.reasons[key] for key in ("dtype", "device", "threads", "kind"))
-    assert base.choices == {"dtype": "float32", "device": "cpu", "threads": "1"}
+    chosen = {"dtype", "device", "threads", "kind", "attention_kernel"}
+    assert set(base.reasons) == chosen | {"attention"} | norms
+    assert all("because" in base.reasons[key] for key in chosen)
+    assert base.choices == {"dtype": "float32", "device": "cpu", "threads": "1", "attention_kernel": "pytorch"}
     assert not base.model.training
 
 

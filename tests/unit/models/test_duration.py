@@ -54,7 +54,7 @@ def test_threads_share_large_operations_alone_and_wake_one_another() -> None:
 def test_attention_takes_what_its_shape_took() -> None:
     forward = Attention(64, 64, 16, "float32", causal=True, backward=False)
     work = Work(heads=Counter({forward: 8, forward._replace(backward=True): 8}))
-    both = attention_seconds(64, 64, 16, "float32", True)
+    both = attention_seconds(64, 64, 16, "float32", True, None)
     assert pass_seconds(work, RATES, 1)["attention"] == pytest.approx(8 * sum(both))
     assert pass_seconds(work, RATES, 2)["attention"] == pytest.approx(4 * sum(both))
 

@@ -50,8 +50,8 @@ def test_a_measurement_is_plausible_short_and_leaves_threads_and_random_numbers_
 
 
 def test_attention_is_timed_on_its_own_shape() -> None:
-    short, long = (attention_seconds(n, n, 32, "float32", True) for n in (32, 512))
+    short, long = (attention_seconds(n, n, 32, "float32", True, None) for n in (32, 512))
     assert long[0] > 10 * short[0] and long[1] > long[0]
     state = torch.random.get_rng_state()
-    attention_seconds(48, 48, 32, "float32", False)
+    attention_seconds(48, 48, 32, "float32", False, None)
     assert torch.equal(torch.random.get_rng_state(), state)
