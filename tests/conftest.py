@@ -1,4 +1,4 @@
-"""What every test gets: no network, no traces in the user's own folders, the public data sets where they are."""
+"""What every test gets: no network, no traces in the user's folders but the cache, the public data sets if there."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ ENVIRONMENT: dict[str, str] = {
     "NO_COLOR": "Any value: no color and no live block on a terminal.",
     "HF_HOME": "Where Hugging Face keeps downloaded models; Metier reads it and never downloads by itself.",
     "HF_HUB_OFFLINE": "`1`: the Hugging Face libraries use no network.",
-    "CXX": "The C++ compiler of `training.torch_compile`; default: `g++`, `clang++` or `c++`, whichever is there.",
+    "CXX": "The C++ compiler of the attention kernel and of `training.torch_compile`; default: `g++`, `clang++` or"
+    " `c++`, whichever is there.",
     "OMP_NUM_THREADS": "Upper bound of the CPU threads where `training.num_threads` is `auto`.",
 }
 """Every environment variable that Metier reads, and what it does. `${NAME}` in a recipe's paths may name any other."""

@@ -180,7 +180,7 @@ def attend(
     explicit = softcap is not None or sinks_H is not None
     lowered = _autocast_dtype(query)
     causal = _is_causal(module, kwargs)
-    kernel = None if explicit or dropout else _kernel_for(query, key, lowered)
+    kernel = None if explicit or dropout else _kernel_for(query, key, value, lowered)
     masked = attention_mask is not None and not isinstance(attention_mask, Segments)
     if kernel is not None and not masked and kwargs.get("position_bias") is None and type(query) is Tensor:
         return _attend_fused(query, key, value, attention_mask, causal, scaling, lowered), None
@@ -217,10 +217,11 @@ def attend(
     return by_segment(query, key, value, attention_mask, piece, causal=causal, rounding=rounding), None
 
 
-def _kernel_for(query: Tensor, key: Tensor, lowered: torch.dtype) -> Kernel | None:
-    """Our own kernel where it is in use and attends here: whole rows in bfloat16 on the CPU."""
+def _kernel_for(query: Tensor, key: Tensor, value: Tensor, lowered: torch.dtype) -> Kernel | None:
+    """Our own kernel where it is in use and attends here: whole rows in bfloat16 on the CPU, of one even width."""
     here = query.device.type == "cpu" and lowered == torch.bfloat16 and query.shape[2] == key.shape[2] > 1
-    return own_kernel() if here and query.shape[3] % 2 == 0 else None
+    width = query.shape[3]
+    return own_kernel() if here and width % 2 == 0 and width == key.shape[3] == value.shape[3] else None
 
 
 def _attend_fused(
@@ -236,6 +237,7 @@ def _attend_fused(
     whole = ((query.shape[2],),) * query.shape[0]
     lengths, window = (whole, None) if segments is None else (segments.lengths, segments.window)
     parts = [tensor.to(lowered).transpose(1, 2) for tensor in (query, key, value)]
+    parts = [part if part.stride(-1) == 1 else part.contiguous() for part in parts]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast(query.device.type, enabled=False):
         out_BTHD: Tensor = segment_attention(*parts, encode(lengths, window, causal), scale)[0]
@@ -257,6 +259,8 @@ def _attend_compiled(
         raise NotImplementedError("attention with dropout, soft-capped scores or sinks")
     if not _is_causal(module, more):
         raise NotImplementedError("two-way attention")
+    if not query.shape[-1] == key.shape[-1] == value.shape[-1]:
+        raise NotImplementedError("values of another width than keys")
     # Rotary positions may have made float32 of q and k; v says in what precision the block computes.
     parts = [tensor.to(value.dtype).transpose(1, 2).contiguous() for tensor in (query, key, value)]
     out_BTHD: Tensor = segment_attention(*parts, code, query.shape[-1] ** -0.5 if scaling is None else scaling)[0]

@@ -132,7 +132,6 @@ def load(section: ModelSection, *, resolve: Callable[[str], Path], choices: Mapp
     torch.set_num_threads(int(threads.value))
     dtype = _pin(pinned, "dtype", lambda: probe.choose_dtype(section.dtype, device.value))
     kernel, attention = fused_choice.choose(device.value, dtype.value, pinned.get(fused_choice.KEY))
-    segment_op.use(kernel)
     tokenizer = _load_tokenizer(path)
     model = _load_model(path, config, kind, bfloat16=dtype.value == "bfloat16")
     _check_vocabulary(model, tokenizer, path)
@@ -142,6 +141,11 @@ def load(section: ModelSection, *, resolve: Callable[[str], Path], choices: Mapp
     )
     if path.parent.name == "snapshots" and not resolve(section.name_or_path.removeprefix("file:")).is_dir():
         base.hub = section.name_or_path.removeprefix("hf:"), path.name
+    if not base.attention.unmasked:
+        kernel, attention = (
+            None,
+            probe.Choice(fused_choice.PYTORCH, "pytorch because the model keeps its own attention"),
+        )
     base.choices = {
         "device": device.value,
         "threads": threads.value,
@@ -149,6 +153,7 @@ def load(section: ModelSection, *, resolve: Callable[[str], Path], choices: Mapp
         fused_choice.KEY: attention.value,
     }
     base.reasons[fused_choice.KEY] = attention.reason
+    segment_op.use(kernel)  # last: what was loaded before keeps its own where this fails
     base.reasons.update(device=device.reason, threads=threads.reason, dtype=dtype.reason, kind=kind_reason)
     return base
 

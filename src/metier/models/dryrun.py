@@ -62,6 +62,8 @@ class Attention(NamedTuple):
     dtype: str
     causal: bool
     backward: bool
+    masked: bool = False
+    """With a dense mask."""
 
 
 @dataclass(slots=True)
@@ -245,10 +247,12 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         made = [tensor for tensor in outputs if self._see(tensor, new=True)]
         if func.namespace == "aten":
-            self._count(func, args, inputs, outputs, made)
+            self._count(func, args, kwargs or {}, inputs, outputs, made)
         return out
 
-    def _count(self, func: Any, args: Any, inputs: list[Tensor], outputs: list[Tensor], made: list[Tensor]) -> None:
+    def _count(
+        self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], outputs: list[Tensor], made: list[Tensor]
+    ) -> None:
         name, work = func.overloadpacket.__name__, self.work
         if not (made or func._schema.is_mutable):
             return  # a view
@@ -257,7 +261,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name.startswith(("empty", "new_empty")):
             return  # nothing is written yet
         if name.startswith("_scaled_dot_product"):
-            self._count_attention(name, args)
+            self._count_attention(name, args, masked=kwargs.get("attn_mask") is not None)
             return
         elements = max((t.numel() for t in outputs), default=0)
         shared = max([elements, *(t.numel() for t in inputs)]) >= SHARED_ELEMENTS
@@ -277,12 +281,12 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if left.dtype != torch.float32:
                 self.products.add(tuple((tuple(t.shape), t.stride()) for t in inputs))
 
-    def _count_attention(self, name: str, args: Any) -> None:
+    def _count_attention(self, name: str, args: Any, *, masked: bool) -> None:
         backward = "backward" in name
         query, key = args[1:3] if backward else args[0:2]
         causal = next((a for a in args if isinstance(a, bool)), False)
         dtype = str(query.dtype).removeprefix("torch.")
-        shape = Attention(query.shape[2], key.shape[2], query.shape[3], dtype, causal, backward)
+        shape = Attention(query.shape[2], key.shape[2], query.shape[3], dtype, causal, backward, masked)
         self.work.heads[shape] += query.shape[0] * query.shape[1]
         self.work.joins += 1
 

@@ -65,7 +65,8 @@ def pass_seconds(work: Work, rates: Rates, threads: int) -> dict[str, float]:
 
     attention = 0.0
     for shape, heads in work.heads.items():
-        kernel = own_kernel() if shape.dtype == "bfloat16" else None
+        fits = shape.dtype == "bfloat16" and shape.width % 2 == 0 and not shape.masked
+        kernel = own_kernel() if fits else None
         both = attention_seconds(shape.queries, shape.keys, shape.width, shape.dtype, shape.causal, kernel)
         attention += heads * both[shape.backward]
     return {

@@ -53,7 +53,7 @@ class Kernel:
         try:
             library = ctypes.CDLL(str(path))
             for name in ("metier_attention_forward", "metier_attention_backward"):
-                getattr(library, name).restype = None
+                getattr(library, name).restype = ctypes.c_int
         except (OSError, AttributeError) as error:
             raise Unfit(f"what was built of it cannot be loaded ({error})") from None
         return Kernel(library, tile)
@@ -114,17 +114,23 @@ class Kernel:
         scope: Scope,
         scaling: float,
     ) -> None:
-        """Call a function of the library; the order of `sizes` and of the rest is said there."""
+        """Call a function of the library; the order of `sizes` and of the rest is said there.
+
+        Raises:
+            RuntimeError: PyTorch refused a matrix product, as without oneDNN.
+        """
         _, length, heads, width = results[0].shape
         sizes = (
             *(length, heads, given[-1].shape[2], width, scope.window or 0, self.tile),
             *(int(scope.causal), torch.get_num_threads(), len(scope.spans)),
         )
         strides = [step for tensor in (*given, *grads) for step in tensor.stride()[:3]]
-        getattr(self.library, name)(
+        failed = getattr(self.library, name)(
             *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (*given, *results, *grads)),
             (ctypes.c_int64 * len(strides))(*strides),
             ctypes.c_void_p(scope.spans.data_ptr()),
             (ctypes.c_int64 * len(sizes))(*sizes),
             ctypes.c_float(scaling),
         )
+        if failed:
+            raise RuntimeError("PyTorch refused a matrix product of the attention kernel; CXX=none does without it")

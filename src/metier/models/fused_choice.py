@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,8 +23,9 @@ import torch
 
 from metier.core.errors import MetierError
 from metier.core.extras import cache_dir
-from metier.core.project import digest_json, read_json, write_json
+from metier.core.project import digest_file, digest_json, read_json, write_json
 from metier.models.fused import Kernel, Unfit
+from metier.models.fused_proof import TILES
 from metier.models.probe import BEGAN_WITH, Choice
 
 KEY = "attention_kernel"
@@ -36,6 +38,8 @@ FLAGS = (
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
 )
 BUILD_SECONDS, PROOF_SECONDS = 120, 60
+CRASHES = (signal.SIGILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE)
+PACKAGE = Path(__file__).parents[1]
 
 
 def compiler() -> str | None:
@@ -50,92 +54,128 @@ def choose(device: str, dtype: str, pinned: str | None = None) -> tuple[Kernel |
     Args:
         pinned: the value with which the run began.
     """
-    began = f", although the run began with {pinned}" if pinned not in (None, PYTORCH) else ""
     if pinned == PYTORCH:
         return None, Choice(PYTORCH, f"{PYTORCH} {BEGAN_WITH}")
     try:
-        if device != "cpu" or dtype != "bfloat16":
+        if device.partition(":")[0] != "cpu" or dtype != "bfloat16":
             raise Unfit("the fused kernel is for bfloat16 on a CPU")
-        path, verdict = _built()
+        library, verdict = _built()
         if "unfit" in verdict:
             raise Unfit(str(verdict["unfit"]))
-        tile = int(pinned.removeprefix(FUSED) if pinned else verdict["tile"])
-        kernel = Kernel.load(path, tile)
+        value = pinned or f"{FUSED}{verdict['tile']}"
+        if value not in {f"{FUSED}{tile}" for tile in TILES}:
+            raise Unfit(f"there are no tiles of {value}")
+        kernel = Kernel.load(library, int(value.removeprefix(FUSED)))
     except Unfit as error:
+        began = f", although the run began with {pinned}" if pinned else ""
         return None, Choice(PYTORCH, f"{PYTORCH} because {error}{began}")
     if pinned:
-        return kernel, Choice(pinned, f"{pinned} {BEGAN_WITH}")
+        return kernel, Choice(value, f"{value} {BEGAN_WITH}")
     long, short = verdict["gains"]
-    value = f"{FUSED}{tile}"
-    told = f"{value} because it ran {long:.1f}× as fast as PyTorch's (64 positions: {short:.1f}×)"
-    return kernel, Choice(value, told)
+    return kernel, Choice(
+        value, f"{value} because it ran {long:.1f}× as fast as PyTorch's (64 positions: {short:.1f}×)"
+    )
 
 
 @functools.lru_cache(maxsize=4)
 def _built() -> tuple[Path, dict[str, Any]]:
-    """Return the library and the verdict on it, building and proving where this machine has not yet."""
+    """Return the library and the verdict on it: `tile`, `gains` and `digest`, or why it is `unfit`.
+
+    What was built and judged is kept beside it; why it could not come so far, in this process alone.
+    """
+    try:
+        folder = _folder()
+        library, told = folder / "attention.so", folder / "verdict.json"
+        verdict = _kept(library, told)
+        if verdict is None:
+            with tempfile.TemporaryDirectory(dir=folder) as work:
+                made = Path(work) / library.name
+                _build(made)
+                verdict = {**_judge(made), "digest": digest_file(made)}
+                made.replace(library)
+            write_json(told, verdict)
+        return library, verdict
+    except Unfit as error:
+        return Path(), {"unfit": str(error)}
+    except (MetierError, OSError) as error:
+        return Path(), {"unfit": f"the fused kernel could not be kept ({error})"}
+
+
+def _folder() -> Path:
+    """Return the folder of this machine's kernel, the user's own: what lies there will be run."""
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         raise Unfit("the fused kernel is for x86-64 under Linux")
     cxx = compiler()
     if cxx is None:
-        raise Unfit(f"there is no C++ compiler ({', '.join(COMPILERS)})")
+        said = f"CXX={os.environ['CXX']}" if os.environ.get("CXX") else ", ".join(COMPILERS)
+        raise Unfit(f"there is no C++ compiler ({said})")
     folder = cache_dir() / f"attention-{_key(cxx)}"
-    library, told = folder / "attention.so", folder / "verdict.json"
-    try:
-        return library, read_json(told)
-    except (MetierError, OSError):
-        pass
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            made = Path(work) / library.name
-            verdict = _build(cxx, made) or _judge(made)
-            if made.exists():
-                made.replace(library)
-        write_json(told, verdict)
-    except (MetierError, OSError) as error:
-        raise Unfit(f"the fused kernel could not be kept ({error})") from None
-    return library, verdict
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    known = folder.stat()
+    if known.st_uid != os.getuid() or known.st_mode & 0o022:
+        raise Unfit(f"others may write to {folder}")
+    return folder
 
 
 def _key(cxx: str) -> str:
-    """What the machine code hangs on: source, flags, compiler, PyTorch and what the processor can do."""
+    """What the machine code and its speed hang on: source, flags, compiler, PyTorch and what the processor can do."""
     try:
         asked = subprocess.run([cxx, "--version"], capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
         info = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unfit(f"the C++ compiler did not answer ({error})") from None
     cpu = [next((line for line in info if line.startswith(name)), "") for name in ("model name", "flags")]
-    return digest_json(
-        [SOURCE.read_text(), FLAGS, asked.stdout.partition("\n")[0], torch.__version__, torch.__file__, cpu]
-    )[:16]
+    limits = [os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
+    source = SOURCE.read_text(encoding="utf-8")
+    version = asked.stdout.partition("\n")[0]
+    return digest_json([source, FLAGS, version, torch.__version__, torch.__file__, cpu, limits])[:16]
 
 
-def _build(cxx: str, to: Path) -> dict[str, Any]:
-    """Compile; return a verdict where the compiler refuses."""
+def _kept(library: Path, told: Path) -> dict[str, Any] | None:
+    """Return the verdict that is kept; None where there is none, or none on the library that lies there."""
+    try:
+        verdict = read_json(told)
+        same = verdict["digest"] == digest_file(library)
+    except (MetierError, OSError, KeyError):
+        return None
+    return verdict if same and ("unfit" in verdict or {"tile", "gains"} <= verdict.keys()) else None
+
+
+def _build(to: Path) -> None:
     libraries = Path(torch.__file__).parent / "lib"
     linked = ("-L", str(libraries), "-ltorch_cpu", f"-Wl,-rpath,{libraries}")
-    command = [cxx, *FLAGS, str(SOURCE), "-o", str(to), *linked]
+    command = [str(compiler()), *FLAGS, str(SOURCE), "-o", str(to), *linked]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unfit(f"the C++ compiler did not answer ({error})") from None
-    if not done.returncode:
-        return {}
-    lines = done.stderr.strip().splitlines() or ["no reason given"]
-    why = next((line for line in lines if "error" in line), lines[-1])
-    return {"unfit": f"the C++ compiler refused the fused kernel ({why})"}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        why = next((line for line in lines if "error" in line), lines[-1])
+        raise Unfit(f"the C++ compiler refused the fused kernel ({why})")
 
 
 def _judge(library: Path) -> dict[str, Any]:
-    """Return the verdict of a process of its own, which a wrong instruction may end."""
+    """Return the verdict of a process of its own, which a wrong instruction may end.
+
+    Raises:
+        Unfit: it ended for another reason, which need not be there the next time.
+    """
     code = "import sys; from metier.models.fused_proof import prove; prove(sys.argv[1])"
-    command = [sys.executable, "-c", code, str(library)]
+    command = [sys.executable, "-P", "-c", code, str(library)]
+    path = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROOF_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PROOF_SECONDS, check=False, env=environment
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unfit(f"the proof of the fused kernel did not end ({error})") from None  # a busy machine: not kept
-    if done.returncode:
-        return {"unfit": f"the proof of the fused kernel ended with {done.returncode}"}
-    verdict: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return verdict
+        raise Unfit(f"the proof of the fused kernel did not end ({error})") from None
+    if done.returncode in {-number for number in CRASHES}:
+        return {"unfit": f"the proof of the fused kernel ended with signal {-done.returncode}"}
+    try:
+        verdict = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise Unfit(f"the proof of the fused kernel failed ({last})") from None
+    return dict(verdict)

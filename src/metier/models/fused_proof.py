@@ -22,6 +22,8 @@ WORTHWHILE = 1.1
 CASES: tuple[tuple[tuple[int, ...], int, int, int, int | None, bool], ...] = (
     ((300, 17, 1, 130), 4, 2, 64, None, True),
     ((90, 60), 3, 1, 48, 20, True),
+    ((700, 40), 2, 1, 32, 100, True),
+    ((600,), 1, 1, 64, None, True),
     ((33, 128, 200), 2, 2, 32, None, False),
 )
 """Lengths of segments, heads of queries and of keys, their width, window, causal."""
@@ -29,20 +31,20 @@ CASES: tuple[tuple[tuple[int, ...], int, int, int, int | None, bool], ...] = (
 
 def prove(path: str) -> None:
     """Print the verdict on a built kernel as JSON: `tile` and `gains`, or why it is `unfit`."""
-    torch.set_num_threads(1)
-    best_tile, best_gains = 0, (0.0, 0.0)
+    found: list[tuple[int, tuple[float, float]]] = []
     for tile in TILES:
         kernel = Kernel.load(Path(path), tile)
+        torch.set_num_threads(2)
         gap = largest_gap(kernel)
+        torch.set_num_threads(1)
         if not gap <= LARGEST_GAP:
             print(json.dumps({"unfit": f"the fused kernel is off by {gap:.2g} of a result's length"}))  # noqa: T201
             return
-        gains = _gain(kernel, 2, 1024), _gain(kernel, 32, 64)
-        if math.prod(gains) > math.prod(best_gains):
-            best_tile, best_gains = tile, gains
-    verdict: dict[str, Any] = {"tile": best_tile, "gains": best_gains}
-    if min(best_gains) < WORTHWHILE:
-        told = f"{best_gains[0]:.1f}× at 1,024 positions, {best_gains[1]:.1f}× at 64"
+        found.append((tile, (_gain(kernel, 2, 1024), _gain(kernel, 32, 64))))
+    tile, gains = max(found, key=lambda one: (min(one[1]) >= WORTHWHILE, math.prod(one[1])))
+    verdict: dict[str, Any] = {"tile": tile, "gains": gains}
+    if min(gains) < WORTHWHILE:
+        told = f"{gains[0]:.1f}× at 1,024 positions, {gains[1]:.1f}× at 64"
         verdict = {"unfit": f"the fused kernel is no faster than PyTorch's ({told})"}
     print(json.dumps(verdict))  # noqa: T201
 

@@ -48,16 +48,15 @@ def use(kernel: Kernel | None) -> None:
 
 
 def own_kernel() -> Kernel | None:
-    """Return the kernel in use, None where it is PyTorch's."""
-    return _kernel
+    """Return the kernel in use, None where it is PyTorch's: also where oneDNN, whose products it takes, is off."""
+    return _kernel if torch.backends.mkldnn.enabled else None
 
 
-@lru_cache(maxsize=256)
 def encode(lengths: Lengths, window: int | None, causal: bool = True) -> Tensor:
     """Return segments as a tensor (1 + S, 2), int64: first the window (0 = none) and the rows, then row and length."""
     first = (window or 0) if causal else TWO_WAY
     pairs = [(row, length) for row, segments in enumerate(lengths) for length in segments]
-    return torch.tensor([(first, len(lengths)), *pairs], dtype=torch.int64)
+    return torch.tensor([(first, len(lengths)), *pairs], dtype=torch.int64, device="cpu")
 
 
 def decode(code: Tensor) -> Segments:
@@ -68,24 +67,36 @@ def decode(code: Tensor) -> Segments:
 @lru_cache(maxsize=64)
 def _decoded(code: bytes) -> Segments:
     (window, num_rows), *pairs = torch.frombuffer(bytearray(code), dtype=torch.int64).view(-1, 2).tolist()
+    if window == TWO_WAY:
+        raise ValueError("attention both ways, without our own kernel")
     rows: list[list[int]] = [[] for _ in range(num_rows)]
     for row, length in pairs:
         rows[row].append(length)
     return Segments(tuple(map(tuple, rows)), window or None)
 
 
-def _scope(code: Tensor) -> Scope:
-    return _scoped(code.numpy().tobytes())
+def _scope(code: Tensor, query_BTHD: Tensor) -> Scope:
+    """Return the segments as the kernel wants them; it checks nothing, so that is done here.
+
+    Raises:
+        ValueError: the segments do not fill the rows.
+    """
+    scope, widths = _scoped(code.numpy().tobytes())
+    rows, length = query_BTHD.shape[:2]
+    if widths != (length,) * rows:
+        raise ValueError(f"segments of {widths} positions for {rows} rows of {length}")
+    return scope
 
 
 @lru_cache(maxsize=64)
-def _scoped(code: bytes) -> Scope:
-    (window, _), *pairs = torch.frombuffer(bytearray(code), dtype=torch.int64).view(-1, 2).tolist()
+def _scoped(code: bytes) -> tuple[Scope, tuple[int, ...]]:
+    (window, rows), *pairs = torch.frombuffer(bytearray(code), dtype=torch.int64).view(-1, 2).tolist()
     spans, ends = [], Counter[int]()
     for row, length in pairs:
         spans.append((row, ends[row], length))
         ends[row] += length
-    return Scope(torch.tensor(spans), window if window > 0 else None, window != TWO_WAY)
+    scope = Scope(torch.tensor(spans, device="cpu"), window if window > 0 else None, window != TWO_WAY)
+    return scope, tuple(ends[row] for row in range(rows))
 
 
 def _layout(code: Tensor, dtype: torch.dtype) -> tuple[Segments, Layout]:
@@ -130,8 +141,9 @@ def segment_attention(
     Returns:
         (B, T, H, D), and the logarithms of the weights' sums (B, T, H), float32.
     """
-    if _kernel is not None and _kernel.fits(query_BTHD, key_BTGD, value_BTGD):
-        return _kernel.forward(query_BTHD, key_BTGD, value_BTGD, _scope(code), scaling)
+    kernel = own_kernel()
+    if kernel is not None and kernel.fits(query_BTHD, key_BTGD, value_BTGD):
+        return kernel.forward(query_BTHD, key_BTGD, value_BTGD, _scope(code, query_BTHD), scaling)
     dtype = query_BTHD.dtype
     segments, layout = _layout(code, dtype)
     flat = [gather(tensor.flatten(0, 1), layout) for tensor in (query_BTHD, key_BTGD, value_BTGD)]
@@ -169,9 +181,10 @@ def segment_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value."""
     dtype = query_BTHD.dtype
-    if _kernel is not None and _kernel.fits(query_BTHD, key_BTGD, value_BTGD):
+    kernel = own_kernel()
+    if kernel is not None and kernel.fits(query_BTHD, key_BTGD, value_BTGD):
         kept = (query_BTHD, key_BTGD, value_BTGD, out_BTHD, sums_BTH)
-        return _kernel.backward(grad_BTHD.to(dtype), *kept, _scope(code), scaling)
+        return kernel.backward(grad_BTHD.to(dtype), *kept, _scope(code, query_BTHD), scaling)
     segments, layout = _layout(code, dtype)
     tensors = (query_BTHD, key_BTGD, value_BTGD, out_BTHD)
     flat = [gather(tensor.flatten(0, 1), layout) for tensor in tensors]

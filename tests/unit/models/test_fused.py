@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,10 @@ def test_what_is_not_a_number_is_not_hidden(kernel: Kernel) -> None:
     out, _ = kernel.forward(q, k, v, Scope(torch.tensor([(0, 0, 20), (0, 20, 20)])), 0.2)
     assert out[0, 3:20].isnan().all()
     assert not out[0, :3].isnan().any() and not out[0, 20:].isnan().any()
+    q, k, v = (tensor.transpose(1, 2).clone() for tensor in rows(((300,),)))
+    k[0, :256] = float("nan")  # a whole tile of keys
+    out, _ = Kernel(kernel.library, 64).forward(q, k, v, Scope(torch.tensor([(0, 0, 300)])), 0.2)
+    assert out.isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -153,6 +158,49 @@ def test_attention_calls_it_only_where_it_can_attend(in_use: Kernel, monkeypatch
     assert len(called) == 3
 
 
+def test_heads_of_other_widths_have_pytorchs(in_use: Kernel) -> None:
+    module = torch.nn.Module()
+    module.is_causal = True  # type: ignore[assignment]
+    module.num_key_value_groups = 2  # type: ignore[assignment]
+    q, k, v = rows(((24,),))
+    for query, key, value in ((q, k, v[..., :16]), (q[..., :31], k[..., :31], v[..., :31])):
+        out, _ = attend(module, query, key, value, None)
+        wanted = torch.nn.functional.scaled_dot_product_attention(
+            query.float(), key.float(), value.float(), is_causal=True, enable_gqa=True
+        )
+        assert (out.float() - wanted.transpose(1, 2)).norm() < 0.01 * wanted.norm()
+
+
+def test_where_onednn_is_off_it_is_pytorchs(in_use: Kernel) -> None:
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert segment_op.own_kernel() is None
+    assert segment_op.own_kernel() is in_use
+
+
+def test_segments_fill_their_rows(in_use: Kernel) -> None:
+    q, k, v = (tensor.transpose(1, 2) for tensor in rows(((10, 14),)))
+    for lengths in (((10, 13),), ((10, 15),), ((24,), (24,))):
+        with pytest.raises(ValueError, match="for 1 rows of 24"):
+            segment_op.segment_attention(q, k, v, segment_op.encode(lengths, None), 0.2)
+    segment_op.use(None)
+    with pytest.raises(ValueError, match="both ways, without our own kernel"):
+        segment_op.segment_attention(q, k, v, segment_op.encode(((24,),), None, causal=False), 0.2)
+
+
+def test_training_goes_on_behind_a_pass_in_inference_mode(in_use: Kernel) -> None:
+    module = torch.nn.Module()
+    module.is_causal = True  # type: ignore[assignment]
+    module.num_key_value_groups = 2  # type: ignore[assignment]
+    for mode in (True, False):
+        with torch.inference_mode(mode):
+            q, k, v = (tensor.clone() for tensor in rows(((10, 14),)))
+            q.requires_grad_(not mode)
+            segments = segment_op.decode(segment_op.encode(((10, 14),), None))
+            out, _ = attend(module, q, k, v, segments)
+    out.float().sum().backward()
+    assert q.grad is not None
+
+
 def test_the_plan_counts_its_time(kernel: Kernel) -> None:
     ours, theirs = (sum(attention_seconds(512, 512, 64, "bfloat16", True, one)) for one in (kernel, None))
     assert 0 < ours < theirs
@@ -165,6 +213,11 @@ def test_what_was_chosen_is_pinned(kernel: Kernel) -> None:
     assert found is not None and found.tile == 128 and again.reason == "fused-128 because the run began with it"
     found, again = choose("cpu", "bfloat16", "pytorch")
     assert found is None and again.reason == "pytorch because the run began with it"
+
+
+def test_a_pin_that_is_none_is_told(kernel: Kernel) -> None:
+    found, choice = choose("cpu", "bfloat16", "fused-0")
+    assert found is None and choice.reason.startswith("pytorch because there are no tiles of fused-0")
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("cuda", "bfloat16"), ("cpu", "float32")])
@@ -181,7 +234,7 @@ def test_without_a_compiler_it_is_pytorchs(nothing_built: Path, monkeypatch: pyt
     assert not nothing_built.exists()
 
 
-def test_a_compiler_that_fails_is_asked_once(
+def test_a_compiler_that_fails_is_asked_once_per_process(
     kernel: Kernel, nothing_built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "cxx"
@@ -191,11 +244,11 @@ def test_a_compiler_that_fails_is_asked_once(
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CXX", str(script))
     for _ in range(2):
-        fused_choice._built.cache_clear()  # as in another process
         found, choice = choose("cpu", "bfloat16")
         assert found is None and choice.reason.endswith("refused the fused kernel (x: error: no)")
     calls = (tmp_path / "calls").read_text().splitlines()
     assert sum(call != "--version" for call in calls) == 1
+    assert not list(nothing_built.glob("attention-*/*")), "a full disk, say, is not kept"
 
 
 def test_a_proof_that_dies_is_a_verdict(
@@ -206,17 +259,64 @@ def test_a_proof_that_dies_is_a_verdict(
     dying.chmod(dying.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(fused_choice.sys, "executable", str(dying))
     found, choice = choose("cpu", "bfloat16")
-    assert found is None and "ended with -4" in choice.reason
+    assert found is None and "ended with signal 4" in choice.reason
     (verdict,) = nothing_built.glob("attention-*/verdict.json")
-    assert "ended with -4" in json.loads(verdict.read_text())["unfit"]
+    assert "ended with signal 4" in json.loads(verdict.read_text())["unfit"]
 
 
 def test_a_home_that_cannot_be_written_is_no_reason_to_stop(
     kernel: Kernel, nothing_built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nothing_built.parent.parent.joinpath("cache").write_text("a file, not a folder")
+    nothing_built.parent.write_text("a file, not a folder")
     found, choice = choose("cpu", "bfloat16")
     assert found is None and "could not be kept" in choice.reason
+
+
+def test_what_others_may_write_is_not_run(kernel: Kernel, nothing_built: Path) -> None:
+    folder = fused_choice._folder()
+    folder.chmod(0o777)
+    found, choice = choose("cpu", "bfloat16")
+    assert found is None and f"others may write to {folder}" in choice.reason
+
+
+def test_a_verdict_is_for_the_library_that_was_judged(
+    kernel: Kernel, nothing_built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Path] = []
+    monkeypatch.setattr(fused_choice, "_build", lambda to: built.append(to) or shutil.copy(kernel.library._name, to))
+    monkeypatch.setattr(fused_choice, "_judge", lambda _: {"tile": 64, "gains": (2.0, 2.0)})
+    for damage in ("none", "half of it", "gone"):
+        fused_choice._built.cache_clear()  # as in another process
+        assert choose("cpu", "bfloat16")[1].value == "fused-64"
+        (library,) = nothing_built.glob("attention-*/attention.so")
+        if damage != "none":
+            library.unlink()  # this process has it loaded: its bytes stay
+        if damage == "half of it":
+            library.write_bytes(b"half of it")
+    assert len(built) == 2, "once, and once more since it was damaged"
+    fused_choice._built.cache_clear()
+    assert choose("cpu", "bfloat16")[0] is not None and len(built) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        pytest.param("echo half >&2; exit 1", "failed (half)", id="an exception"),
+        pytest.param("echo '{'", "failed (no reason given)", id="half an answer"),
+        pytest.param("exit 0", "failed (no reason given)", id="no answer"),
+    ],
+)
+def test_a_proof_that_fails_is_tried_again_another_time(
+    answer: str, says: str, kernel: Kernel, nothing_built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n{answer}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(fused_choice.sys, "executable", str(script))
+    monkeypatch.setattr(fused_choice, "_build", lambda to: shutil.copy(kernel.library._name, to))
+    found, choice = choose("cpu", "bfloat16")
+    assert found is None and says in choice.reason
+    assert not list(nothing_built.glob("attention-*/verdict.json"))
 
 
 def test_a_kernel_that_is_wrong_or_slow_is_refused(

@@ -7,9 +7,11 @@
 // weights and their slopes are then left operands as they lie, and the queries' gradient is summed transposed.
 //
 // A left operand lies in rows, a right one in pairs of rows, as bfloat16 instructions want it: (rows / 2, columns, 2).
-// Every item of work (a segment and a head) is computed by one thread, so that results do not depend on their number.
+// Every item of work (a segment with a head, backward with a head of the keys) is computed by one thread, so that results
+// do not depend on their number.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -234,7 +236,8 @@ struct Forward {
 #pragma omp simd reduction(max : most)
           for (int64_t j = 0; j < fk; ++j) most = x[j] > most ? x[j] : most;
           most = std::max(top[i], most * s.scale);
-          if (most == -INFINITY) {  // nothing of this tile, and of none before it
+          if (most == -INFINITY && std::none_of(x, x + fk, [](float one) { return std::isnan(one); })) {
+            // It sees nothing of this tile and saw nothing of those before.
             std::memset(p, 0, fk * sizeof(Half));
             continue;
           }
@@ -312,7 +315,7 @@ struct Backward {
         dots[i] = dot;
         logs[i] = sums[at];
       }
-      for (int64_t i = length; i < filled; ++i) logs[i] = 1e30f, dots[i] = 0.0f;  // a weight of zero
+      for (int64_t i = length; i < filled; ++i) logs[i] = 1e30f, dots[i] = 0.0f;  // next to no weight
       std::memset(dQ, 0, filled * D * sizeof(float));
       for (int64_t k0 = 0; k0 < length; k0 += B) {
         const int64_t fk = std::min(B, filled - k0);
@@ -368,45 +371,67 @@ std::vector<Span> ordered(const int64_t* given, int64_t count) {
   return spans;
 }
 
+void release() {
+  try {
+    at::native::cpublas::brgemm_release(true);
+  } catch (...) {  // nothing was held
+  }
+}
+
 Shape shape_of(const int64_t* sizes, float scale) {
   return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], scale, sizes[6] != 0};
 }
 
 }  // namespace
 
+// Both return 0, or 1 where a product was refused: the results are then worthless.
 // sizes: positions, heads, groups, width, window, tile, causal, threads, segments. strides: three of each tensor, in the
 // order of the arguments; result and sums lie together. spans: row, start and length of each segment.
 
-extern "C" void metier_attention_forward(const Half* query, const Half* key, const Half* value, Half* result, float* sums,
+extern "C" int metier_attention_forward(const Half* query, const Half* key, const Half* value, Half* result, float* sums,
                                          const int64_t* strides, const int64_t* spans, const int64_t* sizes,
                                          float scale) {
   const Shape shape = shape_of(sizes, scale);
   const auto items = ordered(spans, sizes[8]);
+  std::atomic<int> failed{0};
 #pragma omp parallel num_threads(sizes[7])
   {
     Forward work;
 #pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < sizes[8] * shape.heads; ++item)
-      work.run(shape, {query, strides}, {key, strides + 3}, {value, strides + 6}, result, sums,
-               items[item / shape.heads], item % shape.heads);
-    at::native::cpublas::brgemm_release(true);
+    for (int64_t item = 0; item < sizes[8] * shape.heads; ++item) {
+      try {
+        work.run(shape, {query, strides}, {key, strides + 3}, {value, strides + 6}, result, sums,
+                 items[item / shape.heads], item % shape.heads);
+      } catch (...) {  // nothing may leave a parallel region
+        failed = 1;
+      }
+    }
+    release();
   }
+  return failed;
 }
 
-extern "C" void metier_attention_backward(const Half* grad, const Half* query, const Half* key, const Half* value,
+extern "C" int metier_attention_backward(const Half* grad, const Half* query, const Half* key, const Half* value,
                                           const Half* result, const float* sums, Half* grad_q, Half* grad_k,
                                           Half* grad_v, const int64_t* strides, const int64_t* spans,
                                           const int64_t* sizes, float scale) {
   const Shape shape = shape_of(sizes, scale);
   const auto items = ordered(spans, sizes[8]);
+  std::atomic<int> failed{0};
 #pragma omp parallel num_threads(sizes[7])
   {
     Backward work;
 #pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < sizes[8] * shape.groups; ++item)
-      work.run(shape, {grad, strides}, {query, strides + 3}, {key, strides + 6}, {value, strides + 9}, result, sums,
-               {grad_q, strides + 12}, {grad_k, strides + 15}, {grad_v, strides + 18}, items[item / shape.groups],
-               item % shape.groups);
-    at::native::cpublas::brgemm_release(true);
+    for (int64_t item = 0; item < sizes[8] * shape.groups; ++item) {
+      try {
+        work.run(shape, {grad, strides}, {query, strides + 3}, {key, strides + 6}, {value, strides + 9}, result, sums,
+                 {grad_q, strides + 12}, {grad_k, strides + 15}, {grad_v, strides + 18}, items[item / shape.groups],
+                 item % shape.groups);
+      } catch (...) {
+        failed = 1;
+      }
+    }
+    release();
   }
+  return failed;
 }
