@@ -28,6 +28,8 @@ ENVIRONMENT: dict[str, str] = {
     "HF_HUB_OFFLINE": "`1`: the Hugging Face libraries use no network.",
     "CXX": "The C++ compiler of the attention kernel and of `training.torch_compile`; default: `g++`, `clang++` or"
     " `c++`, whichever is there.",
+    "ONEDNN_MAX_CPU_ISA": "oneDNN's own limit of the instructions it uses; under another one the attention kernel is"
+    " proved anew.",
     "OMP_NUM_THREADS": "Upper bound of the CPU threads where `training.num_threads` is `auto`.",
 }
 """Every environment variable that Metier reads, and what it does. `${NAME}` in a recipe's paths may name any other."""

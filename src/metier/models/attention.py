@@ -180,9 +180,10 @@ def attend(
     explicit = softcap is not None or sinks_H is not None
     lowered = _autocast_dtype(query)
     causal = _is_causal(module, kwargs)
-    kernel = None if explicit or dropout else _kernel_for(query, key, value, lowered)
+    plain = not explicit and not dropout and kwargs.get("position_bias") is None
+    kernel = _kernel_for(query, key, value, lowered) if plain else None
     masked = attention_mask is not None and not isinstance(attention_mask, Segments)
-    if kernel is not None and not masked and kwargs.get("position_bias") is None and type(query) is Tensor:
+    if kernel is not None and not masked and type(query) is Tensor:
         return _attend_fused(query, key, value, attention_mask, causal, scaling, lowered), None
     if not explicit and not isinstance(attention_mask, Segments):
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
@@ -196,6 +197,8 @@ def attend(
     def piece(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         if explicit:
             return _explicit(q, k, v, mask, causal, scaling, dropout, softcap, sinks_H).transpose(1, 2)
+        if kernel is not None:  # without data (models/dryrun.py): it would need no mask
+            mask = None
         plain = causal and mask is None and q.shape[2] > 1
         prepared = _prepared(q, k, v, lowered, round_up=plain, kernel=kernel)
         with torch.autocast(q.device.type, enabled=False), _kept_narrow(prepared, (q, k, v)):

@@ -1,7 +1,7 @@
 """Attention inside segments by a kernel of our own: C++ that is compiled once on the machine that uses it.
 
-PyTorch's fused attention takes a large part of a small model's training step on a CPU, its backward pass above all. Ours
-(assets/attention.cpp) keeps small tiles in the cache, leaves out what nobody sees and takes packed segments of any
+PyTorch's fused attention takes a large part of a small model's training step on a CPU, its backward pass above all.
+Ours (assets/attention.cpp) keeps small tiles in the cache, leaves out what nobody sees and takes packed segments of any
 length in one call; benchmarks/attention.md has the figures. models/fused_choice.py builds it and decides on its use,
 models/fused_proof.py compares and times it.
 

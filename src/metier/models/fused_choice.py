@@ -125,10 +125,10 @@ def _key(cxx: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unfit(f"the C++ compiler did not answer ({error})") from None
     cpu = [next((line for line in info if line.startswith(name)), "") for name in ("model name", "flags")]
-    limits = [os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
     source = SOURCE.read_text(encoding="utf-8")
     version = asked.stdout.partition("\n")[0]
-    return digest_json([source, FLAGS, version, torch.__version__, torch.__file__, cpu, limits])[:16]
+    return digest_json([source, FLAGS, version, torch.__version__, torch.__file__, cpu, limit])[:16]
 
 
 def _kept(library: Path, told: Path) -> dict[str, Any] | None:
@@ -161,14 +161,12 @@ def _judge(library: Path) -> dict[str, Any]:
     Raises:
         Unfit: it ended for another reason, which need not be there the next time.
     """
-    code = "import sys; from metier.models.fused_proof import prove; prove(sys.argv[1])"
-    command = [sys.executable, "-P", "-c", code, str(library)]
-    path = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path}
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from metier.models.fused_proof import prove; prove(sys.argv[1])"
+    )
+    command = [sys.executable, "-P", "-c", code, str(library), str(PACKAGE.parent)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PROOF_SECONDS, check=False, env=environment
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROOF_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unfit(f"the proof of the fused kernel did not end ({error})") from None
     if done.returncode in {-number for number in CRASHES}:

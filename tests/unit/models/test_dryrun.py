@@ -80,7 +80,8 @@ def test_packed_rows_of_an_encoder_may_be_longer_than_its_window(adapter: str) -
     assert found.peak == pytest.approx(watch.peak, rel=0.02)
     assert sum(found.work.flops.values()) == sum(watch.work.flops.values())
     unpacked = DryRun(BERT, adapter=adapter, kind="encoder", head=HEAD).run(blank(6, 32), labels)
-    assert found.work.heads == unpacked.work.heads, "no segment attends to another"
+    alone = {shape._replace(masked=False): heads for shape, heads in unpacked.work.heads.items()}
+    assert found.work.heads == alone, "no segment attends to another"
     assert sum(found.work.flops.values()) == pytest.approx(sum(unpacked.work.flops.values()), rel=0.01)
 
 

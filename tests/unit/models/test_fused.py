@@ -206,6 +206,20 @@ def test_the_plan_counts_its_time(kernel: Kernel) -> None:
     assert 0 < ours < theirs
 
 
+def test_the_plan_sees_no_mask_where_it_attends(in_use: Kernel) -> None:
+    from transformers import BertConfig
+
+    from metier.models.dryrun import DryRun, blank
+
+    config = BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    for batch, masked in ((blank(2, 96, window=30), False), (blank(3, 30), True)):
+        heads = DryRun(config, adapter="full", kind="encoder", dtype="bfloat16").run(batch).work.heads
+        assert heads and all(shape.masked == masked and shape.dtype == "bfloat16" for shape in heads)
+
+
 def test_what_was_chosen_is_pinned(kernel: Kernel) -> None:
     _, choice = choose("cpu", "bfloat16")
     assert choice.value == f"fused-{kernel.tile}" and "as fast as PyTorch's" in choice.reason
