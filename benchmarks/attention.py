@@ -35,6 +35,7 @@ def ways(shape: tuple[int, ...]) -> tuple[dict[str, Way], Callable[[Any], float]
 
     from metier.models.fused import Scope
     from metier.models.fused_choice import choose
+    from metier.models.fused_proof import written_out
 
     rows, length, heads, groups, width = shape
     kernel, choice = choose("cpu", "bfloat16")
@@ -79,10 +80,7 @@ def ways(shape: tuple[int, ...]) -> tuple[dict[str, Way], Callable[[Any], float]
 
     few = max(1, min(rows, CHECKED_POSITIONS // length**2))
     exact = [tensor[:few].double().requires_grad_() for tensor in (q, k, v)]
-    wide = [tensor.repeat_interleave(heads // tensor.shape[2], 2) for tensor in exact]
-    hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
-    scores = torch.einsum("bqhd,bkhd->bhqk", wide[0], wide[1]) * scaling
-    out = torch.einsum("bhqk,bkhd->bqhd", scores.masked_fill(hidden, float("-inf")).softmax(-1), wide[2])
+    out = written_out(exact[0], exact[1], exact[2], (length,), None, True)
     wanted = [tensor.detach() for tensor in (out, *torch.autograd.grad(out, exact, grad[:few].double()))]
 
     def error(results: Any) -> float:

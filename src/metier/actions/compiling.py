@@ -16,7 +16,7 @@ from metier.core.errors import ConfigError
 from metier.data.batching import micro_batches, step_examples
 from metier.models import memory
 from metier.models.compiled import CompiledBlocks
-from metier.models.fused_choice import COMPILERS, compiler
+from metier.models.fused_choice import no_compiler
 from metier.models.probe import BEGAN_WITH, Choice
 from metier.training import loop
 
@@ -159,9 +159,7 @@ def _not_at_all(parts: Parts) -> str:
         return "the frozen part of the model is kept, and little is left to compile"
     if not policy.adapter.trainable():
         return "no block trains"
-    if compiler() is None:
-        return f"there is no C++ compiler ({', '.join(COMPILERS)})"
-    return ""
+    return no_compiler()
 
 
 def _probe(parts: Parts) -> Batch:

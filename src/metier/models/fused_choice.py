@@ -48,6 +48,14 @@ def compiler() -> str | None:
     return next((found for name in names if (found := shutil.which(name))), None)
 
 
+def no_compiler() -> str:
+    """Return why there is no C++ compiler; empty where there is one."""
+    if compiler() is not None:
+        return ""
+    said = f"CXX={os.environ['CXX']}" if os.environ.get("CXX") else ", ".join(COMPILERS)
+    return f"there is no C++ compiler ({said})"
+
+
 def choose(device: str, dtype: str, pinned: str | None = None) -> tuple[Kernel | None, Choice]:
     """Return the kernel, or None for PyTorch's attention, and the choice with its reason.
 
@@ -105,11 +113,9 @@ def _folder() -> Path:
     """Return the folder of this machine's kernel, the user's own: what lies there will be run."""
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         raise Unfit("the fused kernel is for x86-64 under Linux")
-    cxx = compiler()
-    if cxx is None:
-        said = f"CXX={os.environ['CXX']}" if os.environ.get("CXX") else ", ".join(COMPILERS)
-        raise Unfit(f"there is no C++ compiler ({said})")
-    folder = cache_dir() / f"attention-{_key(cxx)}"
+    if why := no_compiler():
+        raise Unfit(why)
+    folder = cache_dir() / f"attention-{_key(str(compiler()))}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     known = folder.stat()
     if known.st_uid != os.getuid() or known.st_mode & 0o022:

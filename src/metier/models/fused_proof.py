@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metier.models.fused import Kernel, Scope
-from metier.models.rates import best_seconds
+from metier.models.rates import attention_seconds
 from metier.models.segments import SHORT_TOKENS
 
 TILES = (64, 128)
@@ -40,7 +40,7 @@ def prove(path: str) -> None:
         if not gap <= LARGEST_GAP:
             print(json.dumps({"unfit": f"the fused kernel is off by {gap:.2g} of a result's length"}))  # noqa: T201
             return
-        found.append((tile, (_gain(kernel, 2, 1024), _gain(kernel, 32, 64))))
+        found.append((tile, (_gain(kernel, 1024), _gain(kernel, 64))))
     tile, gains = max(found, key=lambda one: (min(one[1]) >= WORTHWHILE, math.prod(one[1])))
     verdict: dict[str, Any] = {"tile": tile, "gains": gains}
     if min(gains) < WORTHWHILE:
@@ -64,17 +64,17 @@ def largest_gap(kernel: Kernel, *, seed: int = 0) -> float:
         out, sums = kernel.forward(q, k, v, scope, scaling)
         found = (out, *kernel.backward(grad, q, k, v, out, sums, scope, scaling))
         exact = [tensor.double().requires_grad_() for tensor in (q, k, v)]
-        wanted = _written_out(exact[0], exact[1], exact[2], lengths, window, causal)
+        wanted = written_out(exact[0], exact[1], exact[2], lengths, window, causal)
         for ours, other in zip(found, (wanted, *torch.autograd.grad(wanted, exact, grad.double())), strict=True):
             gap = float(((ours.double() - other).norm() / other.norm()).detach())
             worst = max(worst, math.inf if math.isnan(gap) else gap)
     return worst
 
 
-def _written_out(
+def written_out(
     query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], window: int | None, causal: bool
 ) -> Tensor:
-    """Attention of one row of segments by a dense mask and a softmax."""
+    """Attention by a dense mask and a softmax, of rows (B, T, heads, D) that are divided alike."""
     repeats = query.shape[2] // key.shape[2]
     key, value = key.repeat_interleave(repeats, 2), value.repeat_interleave(repeats, 2)
     number_T = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
@@ -89,35 +89,11 @@ def _written_out(
     return torch.einsum("bhqk,bkhd->bqhd", scores.masked_fill(~seen_TT, -math.inf).softmax(-1), value)
 
 
-def _gain(kernel: Kernel, rows: int, length: int) -> float:
-    """How many times as fast as PyTorch's, forward and backward, on rows of one length."""
-    theirs, ours = (sum(seconds(rows, length, 4, 64, causal=True, kernel=one)) for one in (None, kernel))
-    return theirs / ours
-
-
-def seconds(
-    rows: int, length: int, heads: int, width: int, *, causal: bool, kernel: Kernel | None
-) -> tuple[float, float]:
-    """Return this thread's CPU seconds of attention, forward and backward; without a kernel PyTorch's own.
+def _gain(kernel: Kernel, length: int) -> float:
+    """How many times as fast as PyTorch's, forward and backward, on rows of one length.
 
     PyTorch gets short rows in float32, casts not counted, since that is how it is used (models/segments.py).
     """
-    draw = torch.Generator().manual_seed(0)
-    q, k, v, grad = (torch.randn(rows, length, heads, width, generator=draw).to(torch.bfloat16) for _ in range(4))
-    if kernel is not None:
-        scope = Scope(torch.tensor([(row, 0, length) for row in range(rows)]), None, causal)
-        scaling = width**-0.5
-        out, sums = kernel.forward(q, k, v, scope, scaling)
-        return (
-            best_seconds(lambda: kernel.forward(q, k, v, scope, scaling)),
-            best_seconds(lambda: kernel.backward(grad, q, k, v, out, sums, scope, scaling)),
-        )
-    kind = torch.float32 if length <= SHORT_TOKENS else torch.bfloat16
-    q, k, v, grad = (tensor.to(kind).transpose(1, 2) for tensor in (q, k, v, grad))
-    forward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    backward: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    out, sums = forward(q, k, v, 0.0, causal)
-    return (
-        best_seconds(lambda: forward(q, k, v, 0.0, causal)),
-        best_seconds(lambda: backward(grad, q, k, v, out, sums, 0.0, causal)),
-    )
+    kind = "float32" if length <= SHORT_TOKENS else "bfloat16"
+    theirs = sum(attention_seconds(length, length, 64, kind, True, None))
+    return theirs / sum(attention_seconds(length, length, 64, "bfloat16", True, kernel))

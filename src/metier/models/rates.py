@@ -107,7 +107,7 @@ def attention_seconds(
     import torch
     from torch.nn import functional
 
-    from metier.models import fused_proof
+    from metier.models.fused import Scope
 
     heads = max(1, min(64, 2**18 // (queries * keys)))  # enough that starting the kernel does not count
     threads = torch.get_num_threads()
@@ -115,8 +115,13 @@ def attention_seconds(
     state = torch.random.get_rng_state()
     try:
         if kernel is not None and queries == keys:
-            forward_s, backward_s = fused_proof.seconds(heads, queries, 1, width, causal=causal, kernel=kernel)
-            return forward_s / heads, backward_s / heads
+            q, k, v, grad = (torch.randn(heads, queries, 1, width).to(torch.bfloat16) for _ in range(4))
+            scope = Scope(torch.tensor([(row, 0, queries) for row in range(heads)]), None, causal)
+            kept = kernel.forward(q, k, v, scope, 1.0)
+            return (
+                best_seconds(lambda: kernel.forward(q, k, v, scope, 1.0), repeats=3) / heads,
+                best_seconds(lambda: kernel.backward(grad, q, k, v, *kept, scope, 1.0), repeats=3) / heads,
+            )
         kind = getattr(torch, dtype)
         query = torch.randn(1, heads, queries, width).to(kind).requires_grad_()
         key, value = (torch.randn(1, heads, keys, width).to(kind).requires_grad_() for _ in range(2))

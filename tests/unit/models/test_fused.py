@@ -15,7 +15,7 @@ from metier.models import fused_choice, segment_op
 from metier.models.attention import attend, layout, make_mask
 from metier.models.fused import Kernel, Scope
 from metier.models.fused_choice import choose
-from metier.models.fused_proof import LARGEST_GAP, largest_gap, prove, seconds
+from metier.models.fused_proof import LARGEST_GAP, largest_gap, prove
 from metier.models.rates import attention_seconds
 from metier.models.segments import Lengths
 
@@ -54,6 +54,14 @@ def rows(lengths: Lengths, *, heads: int = 4, groups: int = 2, width: int = 32, 
         torch.randn(len(lengths), sum(lengths[0]), n, width, generator=draw).to(torch.bfloat16).transpose(1, 2)
         for n in (heads, groups, groups)
     ]
+
+
+def attention_module(*, causal: bool = True) -> torch.nn.Module:
+    """What `attend` asks of a model's attention module."""
+    module = torch.nn.Module()
+    module.is_causal = causal  # type: ignore[assignment]
+    module.num_key_value_groups = 2  # type: ignore[assignment]
+    return module
 
 
 @pytest.mark.parametrize("tile", [16, 64, 128])
@@ -116,9 +124,7 @@ def test_what_is_not_a_number_is_not_hidden(kernel: Kernel) -> None:
 def test_attention_of_a_model_is_the_same_with_it(
     in_use: Kernel, lengths: Lengths, window: int | None, causal: bool
 ) -> None:
-    module = torch.nn.Module()
-    module.is_causal = causal  # type: ignore[assignment]
-    module.num_key_value_groups = 2  # type: ignore[assignment]
+    module = attention_module(causal=causal)
     results = []
     for kernel in (None, in_use):
         segment_op.use(kernel)
@@ -136,9 +142,7 @@ def test_attention_calls_it_only_where_it_can_attend(in_use: Kernel, monkeypatch
     called: list[int] = []
     forward = Kernel.forward
     monkeypatch.setattr(Kernel, "forward", lambda self, *args: called.append(1) or forward(self, *args))
-    module = torch.nn.Module()
-    module.is_causal = True  # type: ignore[assignment]
-    module.num_key_value_groups = 2  # type: ignore[assignment]
+    module = attention_module()
     q, k, v = rows(((24,),))
     attend(module, q, k, v, None)
     assert len(called) == 1
@@ -159,9 +163,7 @@ def test_attention_calls_it_only_where_it_can_attend(in_use: Kernel, monkeypatch
 
 
 def test_heads_of_other_widths_have_pytorchs(in_use: Kernel) -> None:
-    module = torch.nn.Module()
-    module.is_causal = True  # type: ignore[assignment]
-    module.num_key_value_groups = 2  # type: ignore[assignment]
+    module = attention_module()
     q, k, v = rows(((24,),))
     for query, key, value in ((q, k, v[..., :16]), (q[..., :31], k[..., :31], v[..., :31])):
         out, _ = attend(module, query, key, value, None)
@@ -188,9 +190,7 @@ def test_segments_fill_their_rows(in_use: Kernel) -> None:
 
 
 def test_training_goes_on_behind_a_pass_in_inference_mode(in_use: Kernel) -> None:
-    module = torch.nn.Module()
-    module.is_causal = True  # type: ignore[assignment]
-    module.num_key_value_groups = 2  # type: ignore[assignment]
+    module = attention_module()
     for mode in (True, False):
         with torch.inference_mode(mode):
             q, k, v = (tensor.clone() for tensor in rows(((10, 14),)))
@@ -351,5 +351,5 @@ def test_a_kernel_that_is_wrong_or_slow_is_refused(
 
 
 def test_seconds_are_measured_on_the_shape(kernel: Kernel) -> None:
-    few, many = (sum(seconds(2, n, 2, 32, causal=True, kernel=kernel)) for n in (64, 512))
+    few, many = (sum(attention_seconds(n, n, 32, "bfloat16", True, kernel)) for n in (64, 512))
     assert many > 4 * few

@@ -7,8 +7,8 @@
 // weights and their slopes are then left operands as they lie, and the queries' gradient is summed transposed.
 //
 // A left operand lies in rows, a right one in pairs of rows, as bfloat16 instructions want it: (rows / 2, columns, 2).
-// Every item of work (a segment with a head, backward with a head of the keys) is computed by one thread, so that results
-// do not depend on their number.
+// Every item of work (a segment with a head, backward with a head of the keys) is computed by one thread, so that
+// results do not depend on their number.
 
 #include <algorithm>
 #include <atomic>
@@ -91,7 +91,7 @@ inline float exponential(float x) {
   return sum * two;
 }
 
-// c (m, n) = a (m, k) · b (k, n), or added to it; b lies in pairs of rows, lda, ldb and ldc are columns to the next row.
+// c (m, n) = a (m, k) · b (k, n), or added to it; b lies in pairs of rows; lda, ldb and ldc: columns to the next row.
 void product(int64_t m, int64_t n, int64_t k, const Half* a, int64_t lda, const Half* b, int64_t ldb, float* c,
              int64_t ldc, bool add) {
   at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, reinterpret_cast<const c10::BFloat16*>(a),
@@ -371,11 +371,27 @@ std::vector<Span> ordered(const int64_t* given, int64_t count) {
   return spans;
 }
 
-void release() {
-  try {
-    at::native::cpublas::brgemm_release(true);
-  } catch (...) {  // nothing was held
+// Computes every span with every head, each in one thread; returns 1 where a product was refused, else 0.
+template <typename Work, typename Run>
+int each(const std::vector<Span>& spans, int64_t heads, int64_t threads, Run run) {
+  std::atomic<int> failed{0};
+#pragma omp parallel num_threads(threads)
+  {
+    Work work;
+#pragma omp for schedule(dynamic)
+    for (int64_t item = 0; item < static_cast<int64_t>(spans.size()) * heads; ++item) {
+      try {
+        run(work, spans[item / heads], item % heads);
+      } catch (...) {  // nothing may leave a parallel region
+        failed = 1;
+      }
+    }
+    try {
+      at::native::cpublas::brgemm_release(true);
+    } catch (...) {  // nothing was held
+    }
   }
+  return failed;
 }
 
 Shape shape_of(const int64_t* sizes, float scale) {
@@ -385,53 +401,27 @@ Shape shape_of(const int64_t* sizes, float scale) {
 }  // namespace
 
 // Both return 0, or 1 where a product was refused: the results are then worthless.
-// sizes: positions, heads, groups, width, window, tile, causal, threads, segments. strides: three of each tensor, in the
-// order of the arguments; result and sums lie together. spans: row, start and length of each segment.
+// sizes: positions, heads, groups, width, window, tile, causal, threads, segments. strides: three of each tensor, in
+// the order of the arguments; result and sums lie together. spans: row, start and length of each segment.
 
-extern "C" int metier_attention_forward(const Half* query, const Half* key, const Half* value, Half* result, float* sums,
-                                         const int64_t* strides, const int64_t* spans, const int64_t* sizes,
-                                         float scale) {
+extern "C" int metier_attention_forward(const Half* query, const Half* key, const Half* value, Half* result,
+                                        float* sums, const int64_t* strides, const int64_t* spans, const int64_t* sizes,
+                                        float scale) {
   const Shape shape = shape_of(sizes, scale);
-  const auto items = ordered(spans, sizes[8]);
-  std::atomic<int> failed{0};
-#pragma omp parallel num_threads(sizes[7])
-  {
-    Forward work;
-#pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < sizes[8] * shape.heads; ++item) {
-      try {
-        work.run(shape, {query, strides}, {key, strides + 3}, {value, strides + 6}, result, sums,
-                 items[item / shape.heads], item % shape.heads);
-      } catch (...) {  // nothing may leave a parallel region
-        failed = 1;
-      }
-    }
-    release();
-  }
-  return failed;
+  const auto run = [&](Forward& work, const Span& span, int64_t head) {
+    work.run(shape, {query, strides}, {key, strides + 3}, {value, strides + 6}, result, sums, span, head);
+  };
+  return each<Forward>(ordered(spans, sizes[8]), shape.heads, sizes[7], run);
 }
 
 extern "C" int metier_attention_backward(const Half* grad, const Half* query, const Half* key, const Half* value,
-                                          const Half* result, const float* sums, Half* grad_q, Half* grad_k,
-                                          Half* grad_v, const int64_t* strides, const int64_t* spans,
-                                          const int64_t* sizes, float scale) {
+                                         const Half* result, const float* sums, Half* grad_q, Half* grad_k,
+                                         Half* grad_v, const int64_t* strides, const int64_t* spans,
+                                         const int64_t* sizes, float scale) {
   const Shape shape = shape_of(sizes, scale);
-  const auto items = ordered(spans, sizes[8]);
-  std::atomic<int> failed{0};
-#pragma omp parallel num_threads(sizes[7])
-  {
-    Backward work;
-#pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < sizes[8] * shape.groups; ++item) {
-      try {
-        work.run(shape, {grad, strides}, {query, strides + 3}, {key, strides + 6}, {value, strides + 9}, result, sums,
-                 {grad_q, strides + 12}, {grad_k, strides + 15}, {grad_v, strides + 18}, items[item / shape.groups],
-                 item % shape.groups);
-      } catch (...) {
-        failed = 1;
-      }
-    }
-    release();
-  }
-  return failed;
+  const auto run = [&](Backward& work, const Span& span, int64_t group) {
+    work.run(shape, {grad, strides}, {query, strides + 3}, {key, strides + 6}, {value, strides + 9}, result, sums,
+             {grad_q, strides + 12}, {grad_k, strides + 15}, {grad_v, strides + 18}, span, group);
+  };
+  return each<Backward>(ordered(spans, sizes[8]), shape.groups, sizes[7], run);
 }
